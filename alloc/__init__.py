@@ -1,0 +1,1 @@
+"""The decision: which quantizer stores each layer, and which layers share a kernel."""
