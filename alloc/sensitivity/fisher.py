@@ -1,0 +1,106 @@
+r"""Sensitivity from squared gradients of the model's own predictions.
+
+Let W' = W + E with independent zero-mean entries of variance t |w_i|^2 / in (row i), as a quantizer of distortion t
+leaves after a random rotation of the input. To second order (Martens, 2020, JMLR 21(146), the Fisher metric of KL)
+
+    KL(p || p') = 1/2 E_y <d log p(y) / dW, E>^2 = a t,     a = 1/2 sum_i |w_i|^2 / in  sum_j F_ij,
+
+F_ij = E_y (d log p(y) / dW_ij)^2 with y drawn from the model, not from the text. A rotation of the input changes
+neither |w_i| nor the row sums of F, so that no rotation is needed. The score of a position has mean zero given what
+precedes it, so scores of different positions are uncorrelated and one backward pass over T tokens, G = sum_t dlog p(y_t)/dW,
+is an unbiased draw a = 1 / (2 T) sum_i |w_i|^2 / in |G_i|^2. In place of the one-hot draw y - p, any v with covariance
+diag(p) - p p' on the logits has the same mean; v = sqrt(p) * z - p <sqrt(p), z> with signs z has lighter tails.
+
+Cost: one forward and two backward-sized passes per draw; the error is sd / sqrt(draws) over independent windows."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pandas as pd
+import torch
+from torch import nn
+
+from alloc.sensitivity.gradients import squared_row_gradients
+from alloc.sensitivity.table import Progress, Slots, require_windows, sensitivity_table
+
+
+def score(logits: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """v = sqrt(p) z - p <sqrt(p), z>, z = +-1: mean 0 and covariance diag(p) - p p' at each position. (..., V)."""
+    p = torch.softmax(logits.detach().float(), dim=-1)
+    signs = torch.randint(0, 2, p.shape, generator=generator, dtype=torch.int8, device=generator.device)
+    v = p.sqrt().mul_(signs.to(p.device).mul_(2).sub_(1))
+    along = torch.linalg.vecdot(p.sqrt(), v).unsqueeze_(-1)
+    return v.sub_(p.mul_(along))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fisher:
+    """`draws` backward passes over pieces of `tokens` tokens, cut from the windows in turn (each window's first piece,
+    then each one's second), `samples` scores per forward pass."""
+
+    name: ClassVar[str] = "fisher"
+    draws: int = 32
+    samples: int = 1
+    tokens: int = 512
+
+    def __post_init__(self) -> None:
+        if self.draws < 2 or self.samples < 1 or self.tokens < 2:
+            raise ValueError(f"fisher needs draws >= 2, samples >= 1, tokens >= 2, not {self}")
+
+    def measure(
+        self,
+        model: nn.Module,
+        slots: Slots,
+        windows: torch.Tensor,
+        *,
+        generator: torch.Generator,
+        progress: Progress | None = None,
+    ) -> pd.DataFrame:
+        """windows: (count, T) token ids. ValueError where they hold fewer pieces than draws / samples."""
+        require_windows(windows, slots)
+        draws = self.per_draw(model, slots, windows, generator=generator, progress=progress)
+        error = draws.std(dim=0) / math.sqrt(len(draws))
+        return sensitivity_table(slots, draws.mean(dim=0).tolist(), error.tolist(), self.name)
+
+    def per_draw(
+        self,
+        model: nn.Module,
+        slots: Slots,
+        windows: torch.Tensor,
+        *,
+        generator: torch.Generator,
+        progress: Progress | None = None,
+    ) -> torch.Tensor:
+        """(draws, layers) float64: the unbiased draws themselves."""
+        tokens = min(self.tokens, windows.shape[1])
+        pieces = torch.cat(windows.split(tokens, dim=1)[: windows.shape[1] // tokens])
+        forwards = math.ceil(self.draws / self.samples)
+        if len(pieces) < forwards:
+            raise ValueError(
+                f"{self.draws} draws need {forwards} pieces of {tokens} tokens, the windows hold {len(pieces)}"
+            )
+        device = next(model.parameters()).device
+        row_energy = {  # |w_i|^2 / in
+            name: torch.linalg.vecdot(slot.weight.float(), slot.weight.float()) / slot.weight.shape[1]
+            for name, slot in slots.items()
+        }
+        column = {name: index for index, name in enumerate(slots)}
+        draws = torch.zeros(self.draws, len(slots), dtype=torch.float64)
+        done = 0
+
+        def reduce(name: str, squares: torch.Tensor) -> None:
+            draws[done, column[name]] = torch.dot(row_energy[name], squares).item() / (2 * tokens)
+
+        with squared_row_gradients(model, slots, reduce):
+            for piece in pieces[:forwards]:
+                logits = model(input_ids=piece[None].to(device), use_cache=False).logits
+                wanted = min(self.samples, self.draws - done)
+                for sample in range(wanted):
+                    logits.backward(score(logits, generator).to(logits.dtype), retain_graph=sample + 1 < wanted)
+                    done += 1
+                    if progress is not None:
+                        progress(done, self.draws, self.name)
+        return draws

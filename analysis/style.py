@@ -1,0 +1,108 @@
+"""How every figure looks: one size, one type scale, one colour and marker per quantizer family, in all figures.
+
+The colours are those of Okabe and Ito (2008, jfly.uni-koeln.de/color), distinct under the common colour deficiencies;
+a family has a marker too, so that no reading rests on colour. Figures are `matplotlib.figure.Figure` objects on the Agg
+or SVG canvas: pyplot and its global state are never imported. SVG text stays text: small, selectable, searchable."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+from html import escape
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+INK = "#1d2530"  # text, and the series "mixed plan"
+MUTED = "#6b7684"  # axes, bounds, annotations
+FAINT = "#dde2e8"  # grid, background series
+ACCENT = "#0072b2"
+
+FAMILY_COLORS = {
+    "tcq": "#0072b2",
+    "half-tcq": "#56b4e9",
+    "vq": "#009e73",
+    "nuq": "#e69f00",
+    "rtn": "#d55e00",
+    "int": "#d55e00",
+    "fp16": "#8a94a0",
+}
+FAMILY_MARKERS = {"tcq": "o", "half-tcq": "D", "vq": "s", "nuq": "^", "rtn": "X", "int": "X", "fp16": "P"}
+SPARE_COLORS = ("#cc79a7", "#882255", "#b8a000", "#44aa99")
+SPARE_MARKERS = ("v", "<", ">", "h")
+
+WIDTH = 9.8  # inches; 705 pt of SVG, which the report shows at 1.0 to 1.4 times that
+SETTINGS = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial"],
+    "font.size": 9.0,
+    "svg.fonttype": "none",
+    "pdf.fonttype": 42,
+}
+
+
+def family(quantizer: str) -> str:
+    """The name without its rate: `half-tcq-3.25` -> `half-tcq`, `fp16` -> `fp16`."""
+    return re.sub(r"-\d+(\.\d+)?(?=-|$).*", "", quantizer)
+
+
+def _spare(name: str, choices: tuple[str, ...]) -> str:
+    return choices[hashlib.sha256(name.encode()).digest()[0] % len(choices)]
+
+
+def family_color(name: str) -> str:
+    """Colour of a family; an unknown one gets a spare colour, the same in every figure and run."""
+    return FAMILY_COLORS.get(name) or _spare(name, SPARE_COLORS)
+
+
+def family_marker(name: str) -> str:
+    """Marker of a family, unknown ones as in `family_color`."""
+    return FAMILY_MARKERS.get(name) or _spare(name, SPARE_MARKERS)
+
+
+def new_figure(height: float, width: float = WIDTH) -> Figure:
+    """An empty figure of `width` x `height` inches with constrained layout."""
+    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
+    engine = figure.get_layout_engine()
+    assert engine is not None
+    engine.set(w_pad=0.06, h_pad=0.06, wspace=0.03, hspace=0.03)  # type: ignore[call-arg]
+    return figure
+
+
+def dress(axes: Axes, *, title: str = "", x: str = "", y: str = "", grid: str = "both") -> None:
+    """Titles left, no box, quiet grid behind the data. `grid`: `x`, `y` or `both`."""
+    axes.set_title(title, loc="left", fontsize=10, fontweight="bold", color=INK, pad=8)
+    axes.set_xlabel(x, color=INK)
+    axes.set_ylabel(y, color=INK)
+    axes.set_axisbelow(True)
+    axes.grid(visible=True, axis=grid, color=FAINT, linewidth=0.7)  # type: ignore[arg-type]
+    axes.tick_params(which="both", colors=MUTED, length=3, labelcolor=INK)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color(MUTED)
+
+
+def legend(axes: Axes, **options: object) -> None:
+    """A legend without a box in the small type size."""
+    settings: dict[str, object] = {"frameon": False, "fontsize": 8.5, "labelcolor": INK, "handlelength": 1.8}
+    axes.legend(**{**settings, **options})  # type: ignore[arg-type]
+
+
+def svg(figure: Figure, name: str, label: str) -> str:
+    """One `<svg>` element for inlining: no prolog, no metadata, no external reference, ids prefixed with `name` (two
+    figures of one page must not share a clip path), `label` for screen readers. The same figure gives the same text."""
+    stream = io.StringIO()
+    empty = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    with matplotlib.rc_context({**SETTINGS, "svg.hashsalt": name}):  # type: ignore[arg-type]
+        figure.savefig(stream, format="svg", metadata=empty)
+    text = stream.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", text)
+    text = re.sub(r'\bid="', f'id="{name}-', text)
+    text = text.replace("url(#", f"url(#{name}-").replace('href="#', f'href="#{name}-')
+    text = re.sub(r'<svg ([^>]*?)height="[^"]*"([^>]*?)width="[^"]*"', r"<svg \1\2", text, count=1)
+    return text.replace("<svg ", f'<svg role="img" aria-label="{escape(label)}" ', 1).strip()

@@ -1,0 +1,105 @@
+"""The stages that make the tables folder: inventory, rotation, rate-distortion, exact storage, sensitivities."""
+
+from __future__ import annotations
+
+import hydra
+import pandas as pd
+import torch
+
+from experiments.progress import bar
+from experiments.workspace import Workspace, settings, write_csv
+from quantizers.distortion import gap_db, gaussian_distortion
+from quantizers.models import inventory
+from quantizers.rotation import gaussianity
+
+GAUSSIAN_WEIGHTS = 1 << 19  # distortion to 0.3 % at one standard error
+
+
+def make_inventory(run: Workspace) -> None:
+    """layers.csv without sensitivities."""
+    path = run.path("inventory.csv")
+    run.stages.run(
+        "inventory", lambda: write_csv(inventory(run.loaded.model), path), settings=run.source(), writes=[path]
+    )
+
+
+def check_rotation(run: Workspace) -> None:
+    """gaussianity.csv: kurtosis before and after, norm and inverse errors of every layer."""
+    path = run.path("gaussianity.csv")
+
+    def work() -> None:
+        rows = []
+        with bar("rotation") as progress:
+            for done, (name, slot) in enumerate(run.slots.items()):
+                rows.append({"layer": name, **gaussianity(slot.weight, run.rotation(name))})
+                progress(done + 1, len(run.slots), name)
+        write_csv(pd.DataFrame(rows), path)
+
+    run.stages.run("rotation", work, settings=[run.source(), settings(run.cfg.rotation)], writes=[path])
+
+
+def measure_rates(run: Workspace) -> None:
+    """quantizers.csv and rate_distortion.csv: every quantizer of the palette on a Gaussian source."""
+    tables, curve = run.path("quantizers.csv"), run.path("rate_distortion.csv")
+
+    def work() -> None:
+        rows = []
+        with bar("rate-distortion") as progress:
+            for done, quantizer in enumerate(run.quantizers):
+                progress(done, len(run.quantizers), quantizer.name)
+                distortion, error = gaussian_distortion(quantizer, weights=GAUSSIAN_WEIGHTS, seed=0)
+                rows.append(
+                    {
+                        "quantizer": quantizer.name,
+                        "bits_per_weight": quantizer.bits_per_weight,
+                        "codebook_bytes": 0,
+                        "distortion": distortion,
+                        "bytes_per_row": quantizer.bytes_per_row,
+                        "standard_error": error,
+                        "weights": GAUSSIAN_WEIGHTS,
+                        "state_bits": run.cfg.state_bits,
+                        "gap_db": gap_db(distortion, quantizer.bits_per_weight),
+                    }
+                )
+            progress(len(run.quantizers), len(run.quantizers), "")
+        frame = pd.DataFrame(rows)
+        write_csv(frame, curve)
+        write_csv(frame.drop(columns=["weights", "state_bits", "gap_db"]), tables)
+
+    inputs = [[quantizer.settings() for quantizer in run.quantizers], GAUSSIAN_WEIGHTS]
+    run.stages.run("rate-distortion", work, settings=inputs, writes=[tables, curve])
+
+
+def count_storage(run: Workspace) -> None:
+    """storage.csv: the exact bytes of every layer with every quantizer, padding included."""
+    layers, path = run.path("inventory.csv"), run.path("storage.csv")
+
+    def work() -> None:
+        frame = pd.read_csv(layers)
+        rows = [
+            (row.layer, quantizer.name, quantizer.storage_bytes(int(row.out_features), int(row.in_features)))
+            for row in frame.itertuples()
+            for quantizer in run.quantizers
+        ]
+        write_csv(pd.DataFrame(rows, columns=["layer", "quantizer", "bytes"]), path)
+
+    inputs = [quantizer.settings() for quantizer in run.quantizers]
+    run.stages.run("storage", work, settings=inputs, reads=[layers], writes=[path])
+
+
+def measure_sensitivities(run: Workspace) -> None:
+    """layers.csv: the inventory with the sensitivity of every linear layer."""
+    base, path = run.path("inventory.csv"), run.path("layers.csv")
+
+    def work() -> None:
+        method = hydra.utils.instantiate(run.cfg.sensitivity)
+        generator = torch.Generator().manual_seed(run.cfg.seed)
+        with bar("sensitivity") as progress:
+            found = method.measure(
+                run.loaded.model, run.slots, run.calibration_windows(), generator=generator, progress=progress
+            )
+        frame = pd.read_csv(base).drop(columns=["sensitivity"])
+        write_csv(frame.merge(found, on="layer", how="left", validate="one_to_one"), path)
+
+    inputs = [run.source(), settings(run.cfg.sensitivity), settings(run.cfg.calibration), run.cfg.seed]
+    run.stages.run("sensitivity", work, settings=inputs, reads=[base], writes=[path])

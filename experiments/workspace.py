@@ -1,0 +1,87 @@
+"""What the stages of a run share: its config, its folder, and the model and text, loaded when first needed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import pandas as pd
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from experiments.stages import Stages
+from quantizers.base import Quantizer
+from quantizers.models import LinearSlot, LoadedModel, TextSplit, linear_slots, load_model, load_text, token_windows
+from quantizers.rotation import Rotation
+from quantizers import palette
+
+
+@dataclass
+class Workspace:
+    """One run. Nothing here computes a result; `stages` decides what must be done again."""
+
+    cfg: DictConfig
+    folder: Path
+    stages: Stages = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.stages = Stages(self.folder)
+
+    @cached_property
+    def loaded(self) -> LoadedModel:
+        """The reference model, float32 on the CPU."""
+        return load_model(self.cfg.model.path, verify_sha256=self.cfg.model.sha256)
+
+    @cached_property
+    def slots(self) -> dict[str, LinearSlot]:
+        """The live linear layers of the reference model."""
+        return linear_slots(self.loaded.model)
+
+    @cached_property
+    def text(self) -> TextSplit:
+        """Documents for calibration and, disjoint from them, for evaluation."""
+        return load_text(self.cfg.text.path, min_characters=self.cfg.text.min_characters)
+
+    def calibration_windows(self) -> torch.Tensor:
+        """(count, window) tokens of the calibration half."""
+        return token_windows(self.loaded.tokenizer, self.text.calibration, **self.cfg.calibration)
+
+    def evaluation_windows(self) -> torch.Tensor:
+        """(count, window) tokens of the evaluation half."""
+        return token_windows(self.loaded.tokenizer, self.text.evaluation, **self.cfg.evaluation)
+
+    @cached_property
+    def quantizers(self) -> tuple[Quantizer, ...]:
+        """The palette and the baselines that plans are compared with."""
+        wanted = [*self.cfg.palette.members, *self.cfg.baselines]
+        if self.cfg.budget.uniform:
+            wanted.append(self.cfg.budget.uniform)
+        return palette(wanted, state_bits=self.cfg.state_bits)
+
+    def rotation(self, layer: str) -> Rotation:
+        """The rotation of a layer: its fusion group's."""
+        slot = self.slots[layer]
+        return Rotation(in_features=slot.weight.shape[1], seed=self.cfg.rotation.seed, group=slot.fusion_group)
+
+    def source(self) -> dict[str, object]:
+        """What decides the reference model, for fingerprints."""
+        return {"model": settings(self.cfg.model), "text": settings(self.cfg.text)}
+
+    def path(self, name: str) -> Path:
+        """A file of the run folder."""
+        return self.folder / name
+
+
+def settings(cfg: DictConfig) -> object:
+    """A config node as plain data."""
+    return OmegaConf.to_container(cfg, resolve=True)
+
+
+def write_csv(frame: pd.DataFrame, path: Path) -> None:
+    """Write a table atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".partial")
+    frame.to_csv(temporary, index=False)
+    temporary.replace(path)

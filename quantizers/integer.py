@@ -1,0 +1,68 @@
+r"""Round to nearest on a symmetric uniform grid per row, the baseline that everything is compared with.
+
+    w ~ s q,   q in {-m, .., m},   m = 2^(B-1) - 1,   s = max |w| / m  (float16)
+
+Codes are q + m, B bits each, row-major, little-endian. The scale stays at the absolute maximum: that is the baseline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from quantizers.base import Encoded, Quantizer, Setting
+from quantizers.packing import pack, packed_bytes, unpack
+from quantizers.weights import checked, half, normalized
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Integer(Quantizer):
+    """`int-B`: B bits a weight (2..8) and one float16 scale a row."""
+
+    bits: int
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.bits <= 8:
+            raise ValueError(f"an integer quantizer has 2 to 8 bits, not {self.bits}")
+
+    @property
+    def name(self) -> str:
+        return f"int-{self.bits}"
+
+    @property
+    def bits_per_weight(self) -> float:
+        return float(self.bits)
+
+    @property
+    def bytes_per_row(self) -> int:
+        return 2
+
+    @property
+    def rotated(self) -> bool:
+        return True
+
+    def settings(self) -> dict[str, Setting]:
+        return {"quantizer": self.name}
+
+    def storage_bytes(self, out_features: int, in_features: int) -> int:
+        return packed_bytes(out_features * in_features, self.bits) + 2 * out_features
+
+    def encode(self, weight: torch.Tensor) -> Encoded:
+        matrix = checked(weight)
+        largest = (1 << (self.bits - 1)) - 1
+        scale = half(matrix.abs().amax(1).double() / largest)
+        q = normalized(matrix, scale).round().clamp(-largest, largest)
+        codes = pack(q.to(torch.int32) + largest, self.bits)
+        tensors = {"codes": codes, "row_scale": scale}
+        return Encoded(out_features=matrix.shape[0], in_features=matrix.shape[1], tensors=tensors)
+
+    def decode(self, encoded: Encoded) -> torch.Tensor:
+        shape = (encoded.out_features, encoded.in_features)
+        q = unpack(encoded.tensors["codes"], self.bits, shape[0] * shape[1]) - ((1 << (self.bits - 1)) - 1)
+        return q.view(shape).to(torch.float32) * encoded.tensors["row_scale"].to(torch.float32)[:, None]
+
+    def codebook(self) -> torch.Tensor | None:
+        return None
+
+    def with_codebook(self, codebook: torch.Tensor) -> Quantizer:
+        raise ValueError(f"{self.name} reads no codebook, got one of shape {tuple(codebook.shape)}")

@@ -1,0 +1,78 @@
+r"""Trellis-coded quantization (`tcq-1.5` .. `tcq-5`; Marcellin and Fischer, 1990, doi:10.1109/26.54985).
+
+    w ~ s c(state),   states: the near-closest tail-biting path of every tile of w / rms   (quantizers.trellis.viterbi)
+
+k = 2 x rate new bits for two weights, 2^L states; s, float16, is refitted per row by least squares."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from quantizers.base import Encoded, Quantizer, Setting
+from quantizers.codebooks import checked_codebook, fingerprint
+from quantizers.trellis.part import GAINS, WINDOW, checked_state_bits, decode_part, encode_part, part_bytes
+from quantizers.trellis.states import entries, entry_bits
+from quantizers.weights import checked, fitted_scale, half, normalized, rms
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trellis(Quantizer):
+    """`tcq-R`: `step_bits` k = 2 R (3..10), `state_bits` L (max(8, k)..16); `table`: the entries, computed where None."""
+
+    step_bits: int
+    state_bits: int = 16
+    table: torch.Tensor | None = field(default=None, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if not 3 <= self.step_bits <= 10:
+            raise ValueError(f"tcq has 3 to 10 new bits for two weights, not {self.step_bits}")
+        checked_state_bits(self.state_bits, self.step_bits)
+
+    @property
+    def name(self) -> str:
+        return f"tcq-{self.step_bits / 2:g}"
+
+    @property
+    def bits_per_weight(self) -> float:
+        return self.step_bits / 2
+
+    @property
+    def bytes_per_row(self) -> int:
+        return 2
+
+    @property
+    def rotated(self) -> bool:
+        return True
+
+    def settings(self) -> dict[str, Setting]:
+        return {
+            "quantizer": self.name,
+            "state_bits": self.state_bits,
+            "gain": GAINS[self.step_bits],
+            "window": WINDOW,
+            "codebook": fingerprint(self.codebook()),
+        }
+
+    def storage_bytes(self, out_features: int, in_features: int) -> int:
+        return part_bytes(out_features, in_features, self.step_bits) + 2 * out_features
+
+    def encode(self, weight: torch.Tensor) -> Encoded:
+        matrix = checked(weight)
+        source = normalized(matrix, half(rms(matrix)))
+        codes, coded = encode_part(source, self.codebook(), self.step_bits, self.state_bits)
+        tensors = {"codes": codes, "row_scale": fitted_scale(matrix, coded)}
+        return Encoded(out_features=matrix.shape[0], in_features=matrix.shape[1], tensors=tensors)
+
+    def decode(self, encoded: Encoded) -> torch.Tensor:
+        shape = (encoded.out_features, encoded.in_features)
+        coded = decode_part(encoded.tensors["codes"], self.codebook(), self.step_bits, self.state_bits, *shape)
+        return coded * encoded.tensors["row_scale"].to(torch.float32)[:, None]
+
+    def codebook(self) -> torch.Tensor:
+        return entries(entry_bits(self.step_bits)) if self.table is None else self.table
+
+    def with_codebook(self, codebook: torch.Tensor) -> Quantizer:
+        shape = (1 << entry_bits(self.step_bits), 2)
+        return replace(self, table=checked_codebook(codebook, shape, self.name))

@@ -1,0 +1,88 @@
+r"""Two weights at once, to the nearest of 2^b points, k-means of a two-dimensional Gaussian (`vq-1.5` .. `vq-6`).
+
+    (w_2i, w_2i+1) ~ s p_j,   j = argmin |w / rms - p_j|^2,   s refitted per row by least squares (float16)
+
+b = 2 x rate bits for a pair of neighbours in a row. A row of odd length gets one zero more, which is charged. Codes are
+j, row-major, little-endian; the points ascend in their first coordinate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+
+import torch
+
+from quantizers.base import Encoded, Quantizer, Setting
+from quantizers.codebooks import checked_codebook, computed, fingerprint
+from quantizers.k_means import gaussian_k_means, nearest
+from quantizers.packing import pack, packed_bytes, unpack
+from quantizers.weights import checked, fitted_scale, half, normalized, rms
+
+SAMPLES = 1 << 20
+STEPS = 60
+
+
+@lru_cache(maxsize=None)
+def _points(index_bits: int) -> torch.Tensor:
+    name = f"vq-{index_bits / 2:g}-{SAMPLES}-{STEPS}"
+    return computed(
+        name, (1 << index_bits, 2), lambda: gaussian_k_means(1 << index_bits, steps=STEPS, samples=SAMPLES)
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vector(Quantizer):
+    """`vq-R`: `index_bits` = 2 R (3..12) for two weights; `points`: (2^index_bits, 2) float16, computed where None."""
+
+    index_bits: int
+    points: torch.Tensor | None = field(default=None, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if not 3 <= self.index_bits <= 12:
+            raise ValueError(f"a vector quantizer has 3 to 12 bits for two weights, not {self.index_bits}")
+
+    @property
+    def name(self) -> str:
+        return f"vq-{self.index_bits / 2:g}"
+
+    @property
+    def bits_per_weight(self) -> float:
+        return self.index_bits / 2
+
+    @property
+    def bytes_per_row(self) -> int:
+        return 2
+
+    @property
+    def rotated(self) -> bool:
+        return True
+
+    def settings(self) -> dict[str, Setting]:
+        return {"quantizer": self.name, "codebook": fingerprint(self.codebook())}
+
+    def storage_bytes(self, out_features: int, in_features: int) -> int:
+        return packed_bytes(out_features * -(-in_features // 2), self.index_bits) + 2 * out_features
+
+    def encode(self, weight: torch.Tensor) -> Encoded:
+        matrix = checked(weight)
+        rows, columns = matrix.shape
+        points = self.codebook().to(torch.float32)
+        source = torch.nn.functional.pad(normalized(matrix, half(rms(matrix))), (0, columns % 2))
+        index = torch.from_numpy(nearest(source.view(-1, 2).numpy(), points.numpy())).to(torch.int32)
+        coded = points[index].view(rows, -1)[:, :columns]
+        tensors = {"codes": pack(index, self.index_bits), "row_scale": fitted_scale(matrix, coded)}
+        return Encoded(out_features=rows, in_features=columns, tensors=tensors)
+
+    def decode(self, encoded: Encoded) -> torch.Tensor:
+        rows, columns = encoded.out_features, encoded.in_features
+        codes = encoded.tensors["codes"]
+        points = self.codebook().to(codes.device, torch.float32)
+        index = unpack(codes, self.index_bits, rows * -(-columns // 2))
+        coded = points[index].view(rows, -1)[:, :columns]
+        return coded * encoded.tensors["row_scale"].to(torch.float32)[:, None]
+
+    def codebook(self) -> torch.Tensor:
+        return _points(self.index_bits) if self.points is None else self.points
+
+    def with_codebook(self, codebook: torch.Tensor) -> Quantizer:
+        return replace(self, points=checked_codebook(codebook, (1 << self.index_bits, 2), self.name))
