@@ -13,7 +13,7 @@ from quantizers.rotation.hadamard import (
     prime_power,
 )
 
-# hidden and intermediate widths (also heads x head_dim) of Llama, TinyLlama, SmolLM2, Mistral, Mixtral, Qwen2, Qwen3, Gemma
+# hidden, intermediate and heads x head_dim widths of Llama, TinyLlama, SmolLM2, Mistral, Mixtral, Qwen2, Qwen3, Gemma
 REAL_WIDTHS = [
     *(384, 576, 640, 768, 896, 960, 1024, 1152, 1536, 2048, 2304, 2560, 2880, 3072, 3584, 3840, 4096, 4864, 5120, 5376),
     *(5632, 6144, 6912, 7168, 8192, 8960, 9216, 9728, 10240, 11008, 12288, 13824, 14336, 15360, 16384, 17408, 18944),

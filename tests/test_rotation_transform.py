@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quantizers.rotation import Rotation, hadamard_matrix, random_signs
+from quantizers.rotation import Rotation, hadamard_factors, hadamard_matrix, random_signs
 
 WIDTHS = [1, 2, 3, 4, 6, 12, 15, 16, 20, 28, 36, 48, 64, 90, 92, 96, 100, 116, 144, 156, 192, 336, 368, 576]
 
@@ -61,11 +61,10 @@ def test_norms_are_kept_at_any_width(blocks: int, rows: int, seed: int) -> None:
     torch.testing.assert_close(after, before, rtol=1e-12, atol=0)
 
 
-def test_block_where_no_order_exists() -> None:
-    assert Rotation(in_features=45, seed=0, group="g").block == 1
-    assert Rotation(in_features=90, seed=0, group="g").block == 2
-    assert Rotation(in_features=156, seed=0, group="g").block == 12
-    assert Rotation(in_features=4672, seed=0, group="g").block == 64  # 64 x 73
+@pytest.mark.parametrize("width", [1, 7, 45, 90, 156, 344, 4672])
+def test_blocks_are_the_largest_order_that_divides(width: int) -> None:
+    constructible = [m for m in range(1, width + 1) if width % m == 0 and hadamard_factors(m) is not None]
+    assert Rotation(in_features=width, seed=0, group="g").block == max(constructible)
 
 
 def test_signs_follow_their_definition() -> None:

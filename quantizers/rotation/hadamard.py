@@ -36,7 +36,9 @@ def hadamard_matrix(order: int) -> Signs:
     """(order, order) int8 of +-1 with orthogonal rows. ValueError where no construction here gives the order."""
     factors = hadamard_factors(order)
     if factors is None:
-        raise ValueError(f"no Hadamard matrix of order {order} is constructible here (1, 2 and most multiples of 4 are)")
+        raise ValueError(
+            f"no Hadamard matrix of order {order} is constructible here (1, 2 and most multiples of 4 are)"
+        )
     matrix = np.ones((1, 1), dtype=np.int8)
     for factor in factors:
         matrix = np.kron(matrix, atom(factor))
@@ -47,7 +49,7 @@ def hadamard_matrix(order: int) -> Signs:
 def hadamard_factors(order: int) -> tuple[int, ...] | None:
     """Orders of the Kronecker factors: a power of two (Sylvester), then `atom`s, in the cheapest way to apply them.
 
-    The cost of a factor f is f additions per element as a dense matrix, log2 f as a power of two. None: out of reach."""
+    A factor f costs f additions an element as a dense matrix, log2 f as a power of two. None: out of reach."""
     if order < 1:
         raise ValueError(f"the order of a Hadamard matrix is at least 1, got {order}")
     best: tuple[float, tuple[int, ...]] | None = None
@@ -165,7 +167,7 @@ def reduce_polynomials(values: NDArray[np.int64], modulus: NDArray[np.int64], p:
 
 
 def irreducible(p: int, k: int) -> NDArray[np.int64]:
-    """The first monic polynomial of degree k mod p, low coefficient first, that no polynomial of degree 1..k/2 divides."""
+    """The first monic polynomial of degree k mod p, low coefficient first, that none of degree 1..k/2 divides."""
     divisors = [
         np.array([*low, 1]) for degree in range(1, k // 2 + 1) for low in itertools.product(range(p), repeat=degree)
     ]
