@@ -18,16 +18,16 @@ from quantizers.k_means import gaussian_k_means, nearest
 from quantizers.packing import pack, packed_bytes, unpack
 from quantizers.weights import checked, fitted_scale, half, normalized, rms
 
-SAMPLES = 1 << 20
+SAMPLES = 256  # per point: the sample's own error is then below 0.1 %
 STEPS = 60
 
 
 @lru_cache(maxsize=None)
 def _points(index_bits: int) -> torch.Tensor:
-    name = f"vq-{index_bits / 2:g}-{SAMPLES}-{STEPS}"
-    return computed(
-        name, (1 << index_bits, 2), lambda: gaussian_k_means(1 << index_bits, steps=STEPS, samples=SAMPLES)
-    )
+    count = 1 << index_bits
+    samples = max(1 << 16, SAMPLES * count)
+    name = f"vq-{index_bits / 2:g}-{samples}-{STEPS}"
+    return computed(name, (count, 2), lambda: gaussian_k_means(count, steps=STEPS, samples=samples))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
