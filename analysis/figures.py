@@ -39,7 +39,7 @@ MAPPED_PLANS = 6  # panels of the bit map; a sweep's other plans are in the tabl
 
 def draw(run: Run) -> dict[str, Figure]:
     """name -> figure, for every figure whose artifacts are there."""
-    with matplotlib.rc_context(style.SETTINGS):  # type: ignore[arg-type]
+    with matplotlib.rc_context(style.SETTINGS):
         figures = {name: make(run.frames[file]) for name, (file, make) in FROM_TABLE.items() if file in run.frames}
         layers = run.frames.get("layers.csv")
         if layers is not None and (layers["sensitivity"] > 0).any():
@@ -77,7 +77,7 @@ def write_figures(folder: Path, out: Path) -> list[Path]:
     for name, figure in figures.items():
         for suffix in ("pdf", "png", "svg"):
             path = out / f"{name}.{suffix}"
-            with matplotlib.rc_context({**style.SETTINGS, "svg.hashsalt": name}):  # type: ignore[arg-type]
+            with matplotlib.rc_context({**style.SETTINGS, "svg.hashsalt": name}):
                 figure.savefig(path, dpi=200)
             paths.append(path)
     return paths

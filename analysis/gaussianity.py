@@ -96,7 +96,7 @@ def ratio_figure(frame: pd.DataFrame) -> Figure:
     for row in worst_layers(placed, 5).itertuples():
         axes.annotate(
             short(str(row.layer)),
-            (float(row.x), float(row.ratio)),  # type: ignore[arg-type]
+            (float(row.x), float(row.ratio)),
             xytext=(5, 3),
             textcoords="offset points",
             fontsize=7.5,

@@ -65,7 +65,7 @@ def _series(left: Axes, right: Axes, rows: pd.DataFrame, *, label: str, color: s
             label=label,
             markeredgecolor="white",
             markeredgewidth=0.5,
-            **look,  # type: ignore[arg-type]
+            **look,
         )
     measured = rows[rows["measured_kl"] > 0]
     if len(measured):
@@ -76,5 +76,5 @@ def _series(left: Axes, right: Axes, rows: pd.DataFrame, *, label: str, color: s
             capsize=2.5,
             elinewidth=1.0,
             label=label,
-            **look,  # type: ignore[arg-type]
+            **look,
         )

@@ -58,7 +58,7 @@ def figure(frame: pd.DataFrame) -> Figure:
         for row in points.itertuples():
             axes.annotate(
                 str(row.plan),
-                (float(row.predicted_loss), float(getattr(row, column))),  # type: ignore[arg-type]
+                (float(row.predicted_loss), float(getattr(row, column))),
                 xytext=(8, -9),
                 textcoords="offset points",
                 fontsize=7.5,

@@ -35,8 +35,8 @@ def figure(frame: pd.DataFrame) -> Figure:
             "markeredgecolor": "white",
             "markeredgewidth": 0.5,
         }
-        upper.plot(rows["bits_per_weight"], rows["distortion"], label=str(name), **look)  # type: ignore[arg-type]
-        lower.plot(rows["bits_per_weight"], rows["gap_db"], label=str(name), **look)  # type: ignore[arg-type]
+        upper.plot(rows["bits_per_weight"], rows["distortion"], label=str(name), **look)
+        lower.plot(rows["bits_per_weight"], rows["gap_db"], label=str(name), **look)
     upper.set_yscale("log")
     upper.set_xlim(low, high)
     lower.set_ylim(bottom=min(-0.15, 1.1 * drawn["gap_db"].min()))

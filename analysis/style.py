@@ -10,6 +10,7 @@ import hashlib
 import io
 import re
 from html import escape
+from typing import Any, Literal
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -34,7 +35,8 @@ SPARE_COLORS = ("#cc79a7", "#882255", "#b8a000", "#44aa99")
 SPARE_MARKERS = ("v", "<", ">", "h")
 
 WIDTH = 9.8  # inches; 705 pt of SVG, which the report shows at 1.0 to 1.4 times that
-SETTINGS = {
+# matplotlib types its settings key by key; the values here are checked by matplotlib itself
+SETTINGS: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial"],
     "font.size": 9.0,
@@ -67,17 +69,17 @@ def new_figure(height: float, width: float = WIDTH) -> Figure:
     figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
     engine = figure.get_layout_engine()
     assert engine is not None
-    engine.set(w_pad=0.06, h_pad=0.06, wspace=0.03, hspace=0.03)  # type: ignore[call-arg]
+    engine.set(w_pad=0.06, h_pad=0.06, wspace=0.03, hspace=0.03)
     return figure
 
 
-def dress(axes: Axes, *, title: str = "", x: str = "", y: str = "", grid: str = "both") -> None:
+def dress(axes: Axes, *, title: str = "", x: str = "", y: str = "", grid: Literal["x", "y", "both"] = "both") -> None:
     """Titles left, no box, quiet grid behind the data. `grid`: `x`, `y` or `both`."""
     axes.set_title(title, loc="left", fontsize=10, fontweight="bold", color=INK, pad=8)
     axes.set_xlabel(x, color=INK)
     axes.set_ylabel(y, color=INK)
     axes.set_axisbelow(True)
-    axes.grid(visible=True, axis=grid, color=FAINT, linewidth=0.7)  # type: ignore[arg-type]
+    axes.grid(visible=True, axis=grid, color=FAINT, linewidth=0.7)
     axes.tick_params(which="both", colors=MUTED, length=3, labelcolor=INK)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
@@ -85,10 +87,10 @@ def dress(axes: Axes, *, title: str = "", x: str = "", y: str = "", grid: str = 
         axes.spines[side].set_color(MUTED)
 
 
-def legend(axes: Axes, **options: object) -> None:
+def legend(axes: Axes, **options: Any) -> None:
     """A legend without a box in the small type size."""
-    settings: dict[str, object] = {"frameon": False, "fontsize": 8.5, "labelcolor": INK, "handlelength": 1.8}
-    axes.legend(**{**settings, **options})  # type: ignore[arg-type]
+    settings: dict[str, Any] = {"frameon": False, "fontsize": 8.5, "labelcolor": INK, "handlelength": 1.8}
+    axes.legend(**{**settings, **options})
 
 
 def svg(figure: Figure, name: str, label: str) -> str:
@@ -96,7 +98,7 @@ def svg(figure: Figure, name: str, label: str) -> str:
     figures of one page must not share a clip path), `label` for screen readers. The same figure gives the same text."""
     stream = io.StringIO()
     empty = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    with matplotlib.rc_context({**SETTINGS, "svg.hashsalt": name}):  # type: ignore[arg-type]
+    with matplotlib.rc_context({**SETTINGS, "svg.hashsalt": name}):
         figure.savefig(stream, format="svg", metadata=empty)
     text = stream.getvalue()
     text = text[text.index("<svg") :]

@@ -264,7 +264,7 @@ def test_negative_bytes_are_refused(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"objective": None}, "field 'objective'"), ({"layers": {"x": {}}}, "layer 'x'"), ({"gap": "small"}, "field 'gap'")],
+    [({"objective": None}, "field 'objective'"), ({"layers": {"x": {}}}, "field 'layers', layer 'x'"), ({"gap": "small"}, "field 'gap'")],
 )
 def test_damaged_allocation_is_named(folder: Path, change: dict[str, object], message: str) -> None:
     path = folder / "plans" / MIXED / "allocation.json"
