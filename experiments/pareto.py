@@ -5,6 +5,8 @@ folder of its own, all sharing one code cache); `python -m experiments.pareto ru
 
 from __future__ import annotations
 
+import json
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import numpy as np
@@ -60,8 +62,6 @@ def front(tables: Tables, cfg: DictConfig, measured: pd.DataFrame) -> pd.DataFra
 
 
 def _member(quantizer: str, cfg: DictConfig) -> bool:
-    from fnmatch import fnmatchcase
-
     return any(fnmatchcase(quantizer, pattern) for pattern in cfg.palette.members)
 
 
@@ -70,7 +70,9 @@ def measured_beside(folder: Path) -> pd.DataFrame:
     own = {name: (folder / name).read_bytes() for name in ("layers.csv", "quantizers.csv", "storage.csv")}
     frames = []
     for path in sorted(folder.resolve().parent.glob("*/summary.csv")):
-        if all((path.parent / name).is_file() and (path.parent / name).read_bytes() == data for name, data in own.items()):
+        if all(
+            (path.parent / name).is_file() and (path.parent / name).read_bytes() == data for name, data in own.items()
+        ):
             frames.append(pd.read_csv(path))
     frame = pd.concat(frames, ignore_index=True).drop_duplicates("plan")
     return frame[frame.plan != "reference"]
@@ -89,8 +91,6 @@ def main(cfg: DictConfig) -> None:
     folder = Path(cfg.run)
     if not (folder / "run.json").is_file():
         raise FileNotFoundError(f"{folder}/run.json is missing: not a finished run of experiments.pipeline")
-    import json
-
     config = OmegaConf.create(json.loads((folder / "run.json").read_text())["config"])
     write_front(Workspace(cfg=config, folder=folder))
     print(f"{folder / 'pareto.csv'}\n{write_report(folder)}")

@@ -33,7 +33,9 @@ def print_summary(summary: pd.DataFrame, stages: Stages, peak_bytes: int) -> Non
     console = Console(width=130)
     console.print(table)
     windows, tokens = int(summary.windows.iloc[0]), int(summary.tokens.iloc[0])
-    console.print(f"{tokens} evaluation tokens in {windows} windows that do not overlap; peak memory {peak_bytes / 1e9:.2f} GB")
+    console.print(
+        f"{tokens} evaluation tokens in {windows} windows that do not overlap; peak memory {peak_bytes / 1e9:.2f} GB"
+    )
     spent = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in stages.seconds.items())
     kept = f" (kept from an earlier run: {', '.join(stages.skipped)})" if stages.skipped else ""
     console.print(f"stages: {spent}; {sum(stages.seconds.values()):.0f} s in all{kept}")

@@ -36,7 +36,9 @@ def imported(path: Path) -> Iterator[str]:
 
 
 def test_only_the_named_folders_hold_code() -> None:
-    tops = {p.relative_to(ROOT).parts[0] for p in ROOT.glob("*/**/*.py") if not p.relative_to(ROOT).parts[0].startswith(".")}
+    tops = {
+        p.relative_to(ROOT).parts[0] for p in ROOT.glob("*/**/*.py") if not p.relative_to(ROOT).parts[0].startswith(".")
+    }
     assert tops <= {*CODE, "tests", "build"}, tops
     for name in FOLDERS:
         assert (ROOT / name).is_dir(), f"{name}/ is missing"
