@@ -26,6 +26,10 @@ Ints = NDArray[np.int64]
 EMBEDDING_WORDS = ("embed", "wte", "wpe")
 
 
+class NoOptionError(ValueError):
+    """The latency table, kernels and palette leave a layer without any option."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Front:
     """Undominated options: `loss` (n,), `costs` (budgets, n), `blocks` (n, members) the code of each member's block."""
@@ -65,7 +69,7 @@ class FusionOptions:
     code: BlockCode
 
     def group_front(self, layers: list[int]) -> Front:
-        """`layers`: positions in the tables. Raises ValueError where the table leaves a layer without any option."""
+        """`layers`: positions in the tables. Raises NoOptionError where the table leaves a layer without any option."""
         names = [self.scope.tables.layers[layer] for layer in layers]
         blocks = {mask: self._block(mask, layers) for mask in self._masks(names)}
         blocks = {mask: front for mask, front in blocks.items() if len(front.loss)}
@@ -88,7 +92,7 @@ class FusionOptions:
             for mask in blocks:
                 covered |= mask
             bare = [name for at, name in enumerate(names) if not covered >> at & 1] or names
-            raise ValueError(
+            raise NoOptionError(
                 f"{self.table.path}: no row for {', '.join(bare)} at batch {self.scope.batch}, kernels "
                 f"{', '.join(self.scope.kernels)} and the palette; a layer needs at least one"
             )
@@ -119,11 +123,11 @@ class FusionOptions:
         rows = []
         for row in self.table.matching(block_members(names), shape, self.scope.batch):
             if row.kernel in self.scope.kernels and row.quantizer in self.scope.tables.quantizers:
-                quantizer = self.scope.tables.quantizers.index(row.quantizer)
-                if usable[quantizer]:
-                    rows.append((quantizer, self.table.kernels.index(row.kernel), self.latency_units(row.latency_us)))
+                at = self.scope.tables.quantizers.index(row.quantizer)
+                if usable[at]:
+                    rows.append((at, self.table.kernels.index(row.kernel), self.latency_units(row.latency_us)))
         if not rows and len(names) == 1 and is_embedding(names[0]):
-            rows = [(int(quantizer), -1, 0) for quantizer in np.flatnonzero(usable)]
+            rows = [(int(at), -1, 0) for at in np.flatnonzero(usable)]
         quantizer, kernel, latency = np.array(rows, np.int64).reshape(-1, 3).T
         costs = self.layer_costs[:, inside][:, :, quantizer].sum(axis=1)
         costs[self.latency_at] = latency

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alloc.budgets import Budgets, fp16_bytes
+from alloc.choice import Choice
 from alloc.fusion import BlockCode, FusionOptions
 from alloc.pareto import fronts
 from alloc.scope import Scope, make_scope
@@ -27,15 +28,6 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 __all__ = ["Budgets", "Choice", "Problem", "build_problem", "lay_out"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
-    """What a plan gives one layer; `kernel` is None and `fused_with` empty where no latency table was used."""
-
-    quantizer: str
-    kernel: str | None = None
-    fused_with: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alloc.problem import Choice
+from alloc.choice import Choice
 from alloc.tables import Tables
 
 OPTIMAL = "optimal"

@@ -1,0 +1,30 @@
+"""Solvers: each is its settings, one algorithm a file; `solver.solve(problem) -> Solution` with a lower bound.
+
+A class declares `exact` (it proves optimality, given time) and `max_budgets` (None: any number)."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Protocol
+
+from alloc.problem import Problem
+from alloc.solution import Solution
+from alloc.solvers.fixed import Fixed
+from alloc.solvers.lagrangian import Lagrangian
+from alloc.solvers.milp import Cbc, Highs, Milp
+from alloc.solvers.uniform import Uniform
+
+__all__ = ["SOLVERS", "Cbc", "Fixed", "Highs", "Lagrangian", "Milp", "Solver", "Uniform"]
+
+
+class Solver(Protocol):
+    """What the experiments call."""
+
+    name: ClassVar[str]
+    exact: ClassVar[bool]
+    max_budgets: ClassVar[int | None]
+
+    def solve(self, problem: Problem) -> Solution:
+        """A plan within every budget, with its certificate."""
+
+
+SOLVERS: tuple[type[Solver], ...] = (Milp, Lagrangian, Uniform, Fixed)

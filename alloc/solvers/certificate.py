@@ -1,0 +1,73 @@
+"""The one way a solver answers: options chosen and a lower bound become a Solution, re-priced from the tables."""
+
+from __future__ import annotations
+
+import time
+from fractions import Fraction
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alloc.pricing import plan_costs, plan_loss
+from alloc.problem import Problem
+from alloc.solution import FEASIBLE, OPTIMAL, Solution, relative_gap
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+def certify(
+    problem: Problem,
+    chosen: Ints,
+    *,
+    lower_bound: float,
+    prices: Floats,
+    tolerance: float,
+    solver: str,
+    started: float,
+) -> Solution:
+    """`chosen` (groups,) one option of each group, within every limit; `prices` (budgets,) nats per integer unit;
+    `started`: time.perf_counter() before the solve."""
+    runtime = time.perf_counter() - started
+    assert (problem.total(chosen) <= problem.limits).all(), "a solver must return a plan within its budgets"
+    layers = problem.decode(chosen)
+    scope = problem.scope
+    costs = plan_costs(scope.tables, layers, batch=scope.batch, whole_model=scope.whole_model)
+    over = [name for name, limit in scope.limits.items() if costs[name] > limit]
+    assert not over, f"{over} re-priced over the limit"
+    objective = plan_loss(scope.tables, layers)
+    # sums of floats in another order differ in the last digits
+    bound = min(lower_bound, objective)
+    gap = relative_gap(objective, bound)
+    return Solution(
+        objective=objective,
+        lower_bound=bound,
+        gap=gap,
+        status=OPTIMAL if gap <= tolerance else FEASIBLE,
+        costs={name: number(name, value) for name, value in costs.items()},
+        budgets={name: number(name, value) for name, value in scope.limits.items()},
+        tolerance=tolerance,
+        prices={
+            unit.name: float(price) * 10.0**unit.decimals for unit, price in zip(problem.units, prices, strict=True)
+        },
+        layers=layers,
+        solver=solver,
+        runtime_s=runtime,
+    )
+
+
+def number(name: str, value: Fraction) -> float:
+    """Bytes as an int; other costs as the nearest float."""
+    return int(value) if name == "memory_bytes" else float(value)
+
+
+def out_of_reach(problem: Problem) -> ValueError:
+    """The error of a solver that found no plan within all budgets at once, though each alone can be met."""
+    scope = problem.scope
+    wanted = " and ".join(unit.describe(scope.limits[unit.name], scope.params, scope.batch) for unit in problem.units)
+    starts = problem.offsets[:-1]
+    ranges = []
+    for at, unit in enumerate(problem.units):
+        smallest = unit.natural(int(np.minimum.reduceat(problem.costs[at], starts).sum()))
+        ranges.append(unit.describe(smallest, scope.params, scope.batch))
+    return ValueError(f"no plan meets {wanted} together; smallest feasible of each alone: {', '.join(ranges)}")

@@ -1,0 +1,106 @@
+"""`python -m experiments.allocate tables=FOLDER out=DIR budget.bits_per_weight=3.25`: tables -> allocation.json.
+
+Everything is read and solved before the first byte is written: a bad input leaves no trace."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from alloc.problem import Budgets, Problem, build_problem
+from alloc.solution import Solution, write_allocation
+from alloc.tables import read_tables
+from experiments.entry import run, save_run
+
+BUDGETS = ("bits_per_weight", "memory_bytes", "latency_us", "tokens_per_second", "uniform")
+
+
+def main(cfg: DictConfig) -> None:
+    """Read the tables, solve, write `out/allocation.json` and `out/run.json`, print a summary."""
+    out = Path(cfg.out)
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"out={out} is a file; it must be a folder")
+    problem = read_problem(cfg)
+    solution: Solution = instantiate(cfg.solver).solve(problem)
+    write_allocation(out / "allocation.json", solution, problem.tables)
+    save_run(out, cfg)
+    print(summary(solution, problem))
+
+
+def read_problem(cfg: DictConfig) -> Problem:
+    """The problem that a config describes. Raises ValueError on a value of the wrong type as well."""
+    budget = {str(name): value for name, value in cfg.budget.items()}
+    whole_model = budget.pop("whole_model", False)
+    standard = {name: budget.pop(name, None) for name in BUDGETS}
+    members = cfg.palette.members
+    return build_problem(
+        read_tables(str(cfg.tables)),
+        budgets=Budgets(**standard, named={name: value for name, value in budget.items() if value is not None}),
+        members=None if members is None else strings("palette.members", members),
+        pins=strings("pin", cfg.pin),
+        exclude=strings("exclude", cfg.exclude),
+        kernels=None if cfg.kernels is None else strings("kernels", cfg.kernels),
+        fusion=flag("fusion", cfg.fusion),
+        batch=whole("batch", cfg.batch),
+        whole_model=flag("budget.whole_model", whole_model),
+    )
+
+
+def strings(name: str, value: Any) -> Sequence[str]:
+    """A list of words, `name=[a,b]`; a single word counts as one."""
+    values = [value] if isinstance(value, str) else value
+    if not OmegaConf.is_list(values) and not isinstance(values, list):
+        raise ValueError(f"{name}={value!r} is not accepted; it must be a list such as {name}=[a,b]")
+    if bad := [item for item in values if not isinstance(item, str)]:
+        raise ValueError(f"{name} holds {bad[0]!r}, which is not a word")
+    return list(values)
+
+
+def flag(name: str, value: Any) -> bool:
+    """true or false."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name}={value!r} is not accepted; it must be true or false")
+    return value
+
+
+def whole(name: str, value: Any) -> int:
+    """An integer."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"{name}={value!r} is not a whole number")
+    return value
+
+
+def summary(solution: Solution, problem: Problem) -> str:
+    """A few lines for the terminal."""
+    bits = dict.fromkeys(problem.tables.quantizers, 0)
+    params = dict(zip(problem.tables.layers, problem.tables.params.tolist(), strict=True))
+    for name, choice in solution.layers.items():
+        bits[choice.quantizer] += params[name]
+    total = sum(bits.values())
+    lines = [
+        f"{solution.solver}: {solution.status} in {solution.runtime_s * 1e3:.1f} ms",
+        f"predicted loss {solution.objective:.10g} nats/token, lower bound {solution.lower_bound:.10g}, "
+        f"gap {solution.gap:.2e}",
+    ]
+    for name, cost in solution.costs.items():
+        limit = f" of {solution.budgets[name]}" if name in solution.budgets else ""
+        price = f", price {solution.prices[name]:.3g} nats per unit" if name in solution.prices else ""
+        lines.append(f"{name} {cost}{limit}{price}")
+    shares = ", ".join(f"{name} {100 * count / total:.1f}%" for name, count in bits.items() if count)
+    lines.append(f"{len(solution.layers)} layers: {shares} of the weights")
+    return "\n".join(lines)
+
+
+def open_budget(arguments: list[str]) -> list[str]:
+    """`budget.COST=...` may name any column of costs.csv, which the config cannot list: Hydra adds it where new."""
+    return ["++" + argument if argument.startswith("budget.") else argument for argument in arguments]
+
+
+if __name__ == "__main__":
+    sys.argv[1:] = open_budget(sys.argv[1:])
+    run(main, "allocate")
