@@ -100,7 +100,9 @@ def shard_paths(folder: Path) -> list[Path]:
         paths = sorted(folder.glob("*.safetensors"))
     missing = [path.name for path in paths if not path.is_file()]
     if missing or not paths:
-        raise FileNotFoundError(f"{folder} lacks {', '.join(missing) or SINGLE} (only safetensors are read, no pickles)")
+        raise FileNotFoundError(
+            f"{folder} lacks {', '.join(missing) or SINGLE} (only safetensors are read, no pickles)"
+        )
     return paths
 
 

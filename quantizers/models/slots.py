@@ -30,11 +30,6 @@ class LinearSlot:
         """(out, in), a view outside autograd: writing into it changes the model."""
         return self.parameter.detach()[self.index]
 
-    @property
-    def gradient(self) -> torch.Tensor | None:
-        """(out, in) of the parameter's gradient; None where there is none."""
-        return None if self.parameter.grad is None else self.parameter.grad[self.index]
-
 
 def linear_slots(model: nn.Module) -> dict[str, LinearSlot]:
     """The layers that may be quantized, in model order, without embeddings, lm_head and routers.
@@ -54,7 +49,9 @@ def linear_slots(model: nn.Module) -> dict[str, LinearSlot]:
             group = f"{block}.{family.groups[suffix]}"
             slots[path] = LinearSlot(name=path, fusion_group=group, parameter=module.weight)
         elif isinstance(module, nn.Linear) and suffix not in family.unallocated:
-            raise ValueError(f"{path!r} is a linear that the table of its family does not name: {sorted(family.groups)}")
+            raise ValueError(
+                f"{path!r} is a linear that the table of its family does not name: {sorted(family.groups)}"
+            )
     return slots
 
 
