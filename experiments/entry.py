@@ -23,7 +23,7 @@ PACKAGES = ("torch", "transformers", "numba", "numpy", "pulp", "highspy", "cvxpy
 
 
 def run(main: Callable[[DictConfig], None], config_name: str) -> None:
-    """Compose `conf/<config_name>.yaml` with the command line and call `main`; exit 2 with one message on a bad input."""
+    """Compose `conf/<config_name>.yaml` with the command line and call `main`; bad input: one message, exit 2."""
 
     def task(cfg: DictConfig) -> None:
         try:

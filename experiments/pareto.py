@@ -15,7 +15,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from alloc.budgets import Budgets, uniform_bytes
 from alloc.tables import Tables, read_tables
-from analysis.collect import collect
 from analysis.report import write_report
 from experiments.entry import run as start
 from experiments.plan_stage import solve, uniform_plan

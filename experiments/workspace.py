@@ -11,10 +11,10 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.stages import Stages
+from quantizers import palette
 from quantizers.base import Quantizer
 from quantizers.models import LinearSlot, LoadedModel, TextSplit, linear_slots, load_model, load_text, token_windows
 from quantizers.rotation import Rotation
-from quantizers import palette
 
 
 @dataclass
