@@ -7,7 +7,8 @@ constructible (2 and most multiples of 4), else the largest constructible m that
 in_features) leaves only the signs: such a layer is quantized as it is.
 
 H = H_p x F_1 x ... (Kronecker): the power of two p by fast Walsh-Hadamard butterflies, log2(p) additions an element,
-the rest as small dense matrices of order f, f multiply-adds an element. 106 M weights of width 576 and 1536: about 1-2 s on 2 cores."""
+the rest as small dense matrices of order f, f multiply-adds an element.
+The 106 M weights of SmolLM2 (widths 576 and 1536) take 3 s on 2 cores."""
 
 from __future__ import annotations
 
