@@ -2,8 +2,8 @@ r"""The tokenizer inside a GGUF file: a `tokenizers` BPE built straight from the
 
 Two models exist. `gpt2` (byte-level BPE): the file holds the merges, and names the rule that splits the text before
 BPE (`tokenizer.ggml.pre`), which is not in the file: `PRE_TOKENIZERS` writes the rules out [llama.cpp,
-src/llama-vocab.cpp]. `llama` (SentencePiece BPE with byte fallback): the file holds scores instead of merges; a merge is
-every split of a token into two tokens, in the order of the merged token's score [transformers, SentencePieceExtractor].
+src/llama-vocab.cpp]. `llama` (SentencePiece BPE with byte fallback): the file holds scores instead of merges; a merge
+is every split of a token into two tokens, in the order of the merged token's score [Kudo, arXiv 1808.06226].
 Both decode to the text that was encoded."""
 
 from __future__ import annotations
@@ -15,7 +15,10 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 
 SPACE = "\u2581"  # SentencePiece's mark of a space
 NORMAL, CONTROL, USER_DEFINED, BYTE = 1, 3, 4, 6  # token types of GGUF
-LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+LLAMA3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 QWEN2 = LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
 
 
@@ -40,13 +43,12 @@ PRE_TOKENIZERS: Mapping[str, Any] = {
 }
 
 
-def build_tokenizer(fields: Mapping[str, Any]) -> Any | None:
-    """A `PreTrainedTokenizerFast` from the fields of a GGUF reader; None where the file has no tokenizer."""
+def build_tokenizer(settings: Mapping[str, Any]) -> Any | None:
+    """A `PreTrainedTokenizerFast` from a GGUF file's settings; None where the file has no tokenizer."""
     from transformers import PreTrainedTokenizerFast
 
     def value(key: str, default: Any = None) -> Any:
-        entry = fields.get(f"tokenizer.ggml.{key}")
-        return default if entry is None else entry.contents()
+        return settings.get(f"tokenizer.ggml.{key}", default)
 
     kind = value("model")
     if kind is None:
@@ -74,9 +76,8 @@ def build_tokenizer(fields: Mapping[str, Any]) -> Any | None:
         backend.post_processor = processors.TemplateProcessing(
             single=[bos, "$A"], pair=[bos, "$A", bos, "$B"], special_tokens=[(bos, ids["bos_token"])]
         )
-    template = fields.get("tokenizer.chat_template")
-    if template is not None:
-        special["chat_template"] = template.contents()
+    if template := settings.get("tokenizer.chat_template"):
+        special["chat_template"] = template
     return PreTrainedTokenizerFast(tokenizer_object=backend, clean_up_tokenization_spaces=False, **special)
 
 

@@ -47,7 +47,7 @@ def linear_slots(model: nn.Module) -> dict[str, LinearSlot]:
             slots |= {slot.name: slot for slot in expert_slots(path, module)}
         elif suffix in family.groups and isinstance(module, nn.Linear):
             group = f"{block}.{family.groups[suffix]}"
-            slots[path] = LinearSlot(name=path, fusion_group=group, parameter=module.weight)
+            slots[path] = LinearSlot(name=path, fusion_group=group, parameter=module.get_parameter("weight"))
         elif isinstance(module, nn.Linear) and suffix not in family.unallocated:
             raise ValueError(
                 f"{path!r} is a linear that the table of its family does not name: {sorted(family.groups)}"
