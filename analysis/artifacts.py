@@ -7,6 +7,7 @@ one ValueError that names the file, the column, and the first bad row."""
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,8 +131,8 @@ BY_FILE = {artifact.file: artifact for artifact in ARTIFACTS}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """A run folder in memory. `frames`: file name -> table, absent files absent; `allocations`: plan -> allocation.json;
-    `info`: run.json, empty where absent; `seconds`: stage -> seconds."""
+    """A run folder in memory. `frames`: file name -> table, absent files absent; `allocations`: plan -> its
+    allocation.json; `info`: run.json, empty where absent; `seconds`: stage -> seconds."""
 
     folder: Path
     frames: Mapping[str, pd.DataFrame]
@@ -159,7 +160,7 @@ def read_table(path: Path, artifact: Artifact) -> pd.DataFrame:
     for name in (*artifact.numbers, *artifact.sparse):
         values = pd.to_numeric(frame[name], errors="coerce").astype(float)
         empty = frame[name].isna() if name in artifact.sparse else pd.Series(False, index=frame.index)
-        _check(np.isfinite(values) | empty, frame[name], path, name, "a finite number")
+        _check(values.abs().lt(math.inf) | empty, frame[name], path, name, "a finite number")
         if name in artifact.nonnegative:
             _check((values >= 0) | empty, frame[name], path, name, "a number that is not negative")
         frame[name] = values
@@ -185,13 +186,16 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_allocation(path: Path) -> dict[str, Any]:
-    """allocation.json as a dictionary, with the fields of the certificate present. ValueError names file and field."""
+    """allocation.json as a dictionary, with the fields of the certificate present; `lower_bound` and `gap` are None
+    where the solver proves no bound. ValueError names file and field."""
     content = read_json(path)
     for name in ("status", "objective", "lower_bound", "gap", "costs", "budgets", "layers"):
         if name not in content:
             raise ValueError(f"{path}: no field {name!r}; the fields are {sorted(content)}")
     for name in ("objective", "lower_bound", "gap"):
-        if not isinstance(content[name], int | float) or not np.isfinite(content[name]):
+        if content[name] is None and name != "objective":
+            continue  # a solver without a bound writes null
+        if not isinstance(content[name], int | float) or not math.isfinite(content[name]):
             raise ValueError(f"{path}: field {name!r}: {content[name]!r} is not a finite number")
     for layer, choice in content["layers"].items():
         if not isinstance(choice, dict) or not isinstance(choice.get("quantizer"), str):
@@ -225,6 +229,6 @@ def _stage_seconds(folder: Path, info: Mapping[str, Any]) -> dict[str, float]:
         path = folder / "stages.json"
         seconds = {name: stage.get("seconds") for name, stage in read_json(path).items()}
     for name, value in (seconds or {}).items():
-        if not isinstance(value, int | float) or not np.isfinite(value) or value < 0:
+        if not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
             raise ValueError(f"{path}: seconds of stage {name!r}: {value!r} is not a number of seconds")
     return {name: float(value) for name, value in (seconds or {}).items()}

@@ -25,8 +25,8 @@ LEGIBLE = 0.22
 
 
 def figure(frame: pd.DataFrame) -> Figure:
-    """frame: plan, layer, quantizer, bits_per_weight; layers outside the blocks are left out. Panels in the order of the
-    frame. The colour scale spans the rates below 16 bits. ValueError where no layer is in a block."""
+    """frame: plan, layer, quantizer, bits_per_weight; layers outside the blocks are left out. Panels in the order of
+    the frame. The colour scale spans the rates below 16 bits. ValueError where no layer is in a block."""
     placed = with_place(frame)
     placed = placed[placed["block"] >= 0]
     if placed.empty:
@@ -37,7 +37,8 @@ def figure(frame: pd.DataFrame) -> Figure:
     families = sorted(set(placed["family"]))
     coded = placed.loc[placed["bits_per_weight"] < 16, "bits_per_weight"]
     values = coded if len(coded) else placed["bits_per_weight"]
-    norm = Normalize(np.floor(values.min()), max(np.ceil(values.max()), np.floor(values.min()) + 1), clip=True)
+    low = np.floor(2 * values.min()) / 2
+    norm = Normalize(low, max(np.ceil(2 * values.max()) / 2, low + 1), clip=True)
     result = style.new_figure(0.95 + len(plans) * (CELL * len(types) + 0.42))
     panels = result.subplots(len(plans), 1, sharex=True, squeeze=False)[:, 0]
     for axes, plan in zip(panels, plans, strict=True):
@@ -48,6 +49,7 @@ def figure(frame: pd.DataFrame) -> Figure:
         ScalarMappable(norm, COLORS), ax=list(panels), label="bits per weight", aspect=16 * len(plans), pad=0.01
     )
     bar.outline.set_visible(False)
+    bar.ax.tick_params(colors=style.MUTED, labelcolor=style.INK, length=3)
     handles = [Patch(color=style.family_color(name), label=name) for name in families]
     result.legend(
         handles=handles, loc="outside lower left", ncols=len(handles), frameon=False, fontsize=8.5, labelcolor=style.INK

@@ -57,7 +57,7 @@ def draw(run: Run) -> dict[str, Figure]:
 
 
 def mapped_assignments(run: Run) -> pd.DataFrame:
-    """Layers and bits of the mixed plans that the bit map shows: those of summary.csv, else those of the allocations."""
+    """Layers and bits of the mixed plans that the bit map shows: those of summary.csv, else of the allocations."""
     choices = plans.assignments(run).dropna(subset="bits_per_weight")
     kind = plans.kinds(run)
     measured = list(run.frames["summary.csv"]["plan"]) if "summary.csv" in run.frames else []

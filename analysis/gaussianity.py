@@ -5,11 +5,11 @@ distortion measured on the rotated layer over that of the table, which was measu
 
 from __future__ import annotations
 
-import numpy as np
+import itertools
+
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
 from analysis import style
 from analysis.layer_names import ordered_types, short, with_place
@@ -22,7 +22,7 @@ def _positions(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[tuple[str, float
     placed = with_place(frame)
     order = list(dict.fromkeys(placed.sort_values("block", kind="stable")["layer"]))
     place: dict[str, float] = {}
-    spans = []
+    spans: list[tuple[str, float, float]] = []
     for name in ordered_types(placed["type"]):
         members = set(placed.loc[placed["type"] == name, "layer"])
         first = len(place) + 2.0 * len(spans)
@@ -34,13 +34,16 @@ def _positions(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[tuple[str, float
 def _name_types(axes: Axes, spans: list[tuple[str, float, float]]) -> None:
     axes.set_xticks([(first + last) / 2 for _, first, last in spans], [name for name, _, _ in spans])
     axes.tick_params(axis="x", length=0)
-    for (_, _, last), (_, first, _) in zip(spans, spans[1:], strict=False):
+    for (_, _, last), (_, first, _) in itertools.pairwise(spans):
         axes.axvline((last + first) / 2, color=style.FAINT, linewidth=0.8, zorder=0)
 
 
 def figure(frame: pd.DataFrame) -> Figure:
     """frame: gaussianity.csv (layer, kurtosis_before, kurtosis_after). One vertical line a layer, before to after."""
-    placed, spans = _positions(frame)
+    # an all-zero weight has kurtosis 0 and no place on a log axis
+    placed, spans = _positions(frame[(frame["kurtosis_before"] > 0) & (frame["kurtosis_after"] > 0)])
+    if placed.empty:
+        raise ValueError("gaussianity.csv: column 'kurtosis_after': no positive value to draw")
     result = style.new_figure(3.6)
     axes = result.subplots()
     axes.axhline(GAUSSIAN, color=style.INK, linewidth=1, linestyle=(0, (5, 3)), label="Gaussian: 3", zorder=1)
@@ -68,7 +71,8 @@ def figure(frame: pd.DataFrame) -> Figure:
         label="after rotation",
     )
     axes.set_yscale("log")
-    _plain_log_ticks(axes, placed[["kurtosis_before", "kurtosis_after"]].to_numpy())
+    values = placed[["kurtosis_before", "kurtosis_after"]]
+    style.log_ticks(axes.yaxis, min(values.min().min(), GAUSSIAN), max(values.max().max(), GAUSSIAN))
     style.dress(axes, title="Kurtosis of the weights, layers by type and block", y="kurtosis", grid="y")
     _name_types(axes, spans)
     style.legend(axes, loc="upper center", ncols=3)
@@ -93,10 +97,10 @@ def ratio_figure(frame: pd.DataFrame) -> Figure:
             color=style.family_color(str(name)),
             label=str(name),
         )
-    for row in worst_layers(placed, 5).itertuples():
+    for _, row in worst_layers(placed, 5).iterrows():
         axes.annotate(
-            short(str(row.layer)),
-            (float(row.x), float(row.ratio)),
+            short(str(row["layer"])),
+            (row["x"], row["ratio"]),
             xytext=(5, 3),
             textcoords="offset points",
             fontsize=7.5,
@@ -112,14 +116,3 @@ def worst_layers(frame: pd.DataFrame, count: int) -> pd.DataFrame:
     """The `count` layers whose worst ratio is farthest from 1, each with that quantizer's row, worst first."""
     away = frame.assign(away=(frame["ratio"] - 1).abs()).sort_values("away", ascending=False, kind="stable")
     return away.drop_duplicates("layer").head(count).drop(columns="away")
-
-
-def _plain_log_ticks(axes: Axes, values: NDArray[np.float64]) -> None:
-    low, high = float(np.nanmin(values)), float(np.nanmax(values))
-    ticks = [
-        tick
-        for tick in (2, 2.5, 3, 4, 5, 7, 10, 15, 20, 30, 50, 100, 200, 500, 1000)
-        if low / 1.3 <= tick <= high * 1.3
-    ]
-    axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
-    axes.minorticks_off()

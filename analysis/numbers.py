@@ -41,7 +41,7 @@ def significant(value: float | None, digits: int = 3) -> str:
 
 
 def with_error(value: float | None, error: float | None) -> str:
-    """`value +- error` on the same digits, two of them significant in the error; without an error, four of the value."""
+    """`value +- error` on the same digits, two significant in the error; without an error, four significant digits."""
     if value is None or math.isnan(value):
         return DASH
     if error is None or math.isnan(error) or error <= 0:

@@ -1,4 +1,4 @@
-"""A self-contained HTML page from escaped parts: tables, figures, notes. No script, no font, no link leaves the page."""
+"""A self-contained HTML page from escaped parts: tables, figures, notes. No script, no font, no link leaves it."""
 
 from __future__ import annotations
 
@@ -9,18 +9,20 @@ from html import escape
 from matplotlib.figure import Figure
 
 from analysis import style
+from analysis.artifacts import BY_FILE
 
 CSS = """
 :root { color-scheme: light; --ink:#1d2530; --muted:#5d6875; --rule:#dde2e8; --soft:#f5f7f9; --accent:#0072b2; }
 * { box-sizing: border-box; }
 body { margin: 0; background: #fff; color: var(--ink); font: 15px/1.55 system-ui, -apple-system, "Segoe UI", Roboto,
   "Helvetica Neue", "DejaVu Sans", Arial, sans-serif; font-variant-numeric: tabular-nums; }
-main, header, footer { max-width: 1080px; margin: 0 auto; padding: 0 32px; }
+main, header, footer { max-width: 1120px; margin: 0 auto; padding: 0 32px; }
 header { padding-top: 44px; }
 h1 { font-size: 30px; line-height: 1.2; letter-spacing: -0.015em; margin: 0 0 6px; }
-h2 { font-size: 20px; letter-spacing: -0.01em; margin: 52px 0 10px; padding-top: 18px; border-top: 2px solid var(--ink); }
+h2 { font-size: 20px; letter-spacing: -0.01em; margin: 52px 0 10px; padding-top: 18px;
+  border-top: 2px solid var(--ink); }
 h3 { font-size: 15px; margin: 26px 0 6px; }
-p { margin: 8px 0; max-width: 78ch; }
+p { margin: 8px 0; max-width: 84ch; }
 .kicker { color: var(--muted); margin: 0; }
 .lead { font-size: 18px; line-height: 1.5; margin: 18px 0 6px; }
 nav { margin: 18px 0 0; display: flex; flex-wrap: wrap; gap: 4px 18px; font-size: 13.5px; }
@@ -30,17 +32,17 @@ a { color: var(--accent); text-decoration: none; } a:hover { text-decoration: un
 .tile b { display: block; font-size: 22px; font-weight: 650; letter-spacing: -0.01em; line-height: 1.25; }
 .tile span { color: var(--muted); font-size: 13px; display: block; line-height: 1.4; }
 .scroll { overflow-x: auto; margin: 10px 0 4px; }
-table { border-collapse: collapse; font-size: 13.5px; width: 100%; }
-th { text-align: left; font-weight: 600; color: var(--muted); font-size: 12.5px; line-height: 1.3; vertical-align: bottom;
-  border-bottom: 1.5px solid var(--ink); padding: 6px 14px 6px 0; }
-td { padding: 5px 14px 5px 0; border-bottom: 1px solid var(--rule); vertical-align: top; white-space: nowrap; }
+table { border-collapse: collapse; font-size: 13px; width: 100%; }
+th { text-align: left; font-weight: 600; color: var(--muted); font-size: 12.5px; line-height: 1.3;
+  vertical-align: bottom; border-bottom: 1.5px solid var(--ink); padding: 6px 12px 6px 0; }
+td { padding: 5px 12px 5px 0; border-bottom: 1px solid var(--rule); vertical-align: top; white-space: nowrap; }
 td.number, th.number { text-align: right; } td:last-child, th:last-child { padding-right: 0; }
 td.wide { white-space: normal; overflow-wrap: anywhere; }
 tr.strong td { font-weight: 650; background: #eef5fa; }
 table.facts { width: auto; } table.facts td:first-child { color: var(--muted); padding-right: 28px; }
 figure { margin: 16px 0 8px; } figure svg { display: block; width: 100%; height: auto; max-width: 1016px; }
 figure.narrow svg { max-width: 560px; }
-figcaption, .note { color: var(--muted); font-size: 13.5px; max-width: 88ch; margin-top: 6px; }
+figcaption, .note { color: var(--muted); font-size: 13.5px; max-width: 92ch; margin-top: 6px; }
 .missing { border: 1px dashed #b9c2cc; background: var(--soft); padding: 10px 14px; font-size: 14px; max-width: none; }
 code, pre { font: 12.5px/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", monospace; }
 pre { background: var(--soft); padding: 12px 14px; overflow-x: auto; margin: 8px 0; }
@@ -109,7 +111,13 @@ def paragraph(content: str, kind: str = "") -> str:
 
 def missing(file: str, command: str) -> str:
     """What stands where an artifact is absent."""
-    return f'<p class="missing"><code>{escape(file)}</code> is not in this run folder; <code>{escape(command)}</code> makes it.</p>'
+    maker = f"<code>{escape(command)}</code> makes it"
+    return f'<p class="missing"><code>{escape(file)}</code> is not in this run folder; {maker}.</p>'
+
+
+def absent(file: str) -> str:
+    """The note for an absent table of a run folder."""
+    return missing(file, BY_FILE[file].command)
 
 
 def heading(content: str) -> str:

@@ -11,7 +11,7 @@ import math
 import pandas as pd
 
 from analysis.artifacts import Run
-from analysis.style import family
+from analysis.style import FAMILY_COLORS, family
 
 ORIGINAL, MIXED, UNIFORM, NEAREST = "original", "mixed", "uniform", "round to nearest"
 REFERENCE = "reference"  # the original's name in evaluation.csv and summary.csv
@@ -22,8 +22,8 @@ SAME_BYTES = 0.005
 
 def assignments(run: Run) -> pd.DataFrame:
     """One row per plan and layer: plan, layer, quantizer, bits_per_weight, storage_bytes, from the allocations and
-    quantization.csv. Bytes are those written, else those of storage.csv; bits are bytes over weights where the bytes and
-    layers.csv are known, else the rate of quantizers.csv, else NaN."""
+    quantization.csv. Bytes are those written, else those of storage.csv; bits are bytes over weights where both are
+    known, else the rate of quantizers.csv, else NaN."""
     rows = [
         (plan, layer, choice["quantizer"])
         for plan, content in run.allocations.items()
@@ -69,10 +69,10 @@ def _kind(plan: str, quantizers: set[str]) -> str:
         return ORIGINAL
     if len(quantizers) > 1:
         return MIXED
-    only = family(next(iter(quantizers))) if quantizers else plan.split("-")[0]
+    only = family(next(iter(quantizers), plan))
     if only in NEAREST_FAMILIES:
         return NEAREST
-    return UNIFORM if quantizers or only == UNIFORM else MIXED
+    return UNIFORM if quantizers or only in FAMILY_COLORS else MIXED
 
 
 def headline(run: Run) -> pd.DataFrame:
@@ -135,4 +135,8 @@ def _paired(windows: pd.DataFrame | None, plan: str, rival: str) -> tuple[int, f
     if first.empty or set(first.index) != set(second.index) or not first.index.is_unique or not second.index.is_unique:
         return 0, math.nan, math.nan
     difference = first - second
-    return len(difference), float(difference.mean()), float(difference.sem())
+    return (
+        len(difference),
+        float(difference.mean()),
+        float(difference.to_numpy().std(ddof=1)) / math.sqrt(len(difference)),
+    )

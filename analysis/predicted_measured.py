@@ -13,13 +13,19 @@ from matplotlib.figure import Figure
 from analysis import style
 
 BAND = 0.25
-MEASURES = (("loss_increase", "loss_increase_se", "loss increase", "s"), ("kl", "kl_se", "KL to the original", "o"))
+MEASURES = (("loss_increase", "loss_increase_se", "loss increase"), ("kl", "kl_se", "KL to the original"))
+# kind of plan -> colour, marker, face
+LOOKS = {
+    "mixed": (style.INK, "o", style.INK),
+    "uniform": (style.ACCENT, "D", "white"),
+    "round to nearest": (style.FAMILY_COLORS["rtn"], "X", style.FAMILY_COLORS["rtn"]),
+}
 
 
 def figure(frame: pd.DataFrame) -> Figure:
     """frame: plan, predicted_loss, kl, kl_se, loss_increase, loss_increase_se, and `kind` (`mixed`, `uniform`, ...) for
-    the colour. Plans without a prediction are left out, as are measured values <= 0 (log axes). ValueError where no plan
-    remains."""
+    the colour. Plans without a prediction are left out, as are measured values <= 0 (log axes). ValueError where no
+    plan remains."""
     drawn = frame[frame["predicted_loss"] > 0]
     values = pd.concat([drawn[column] for column, *_ in MEASURES] + [drawn["predicted_loss"]])
     values = values[values > 0]
@@ -28,7 +34,7 @@ def figure(frame: pd.DataFrame) -> Figure:
     ends = np.array([values.min() / 1.6, values.max() * 1.6])
     result = style.new_figure(4.4)
     panels = result.subplots(1, 2, sharex=True, sharey=True)
-    for axes, (column, error, title, _) in zip(panels, MEASURES, strict=True):
+    for axes, (column, error, title) in zip(panels, MEASURES, strict=True):
         # predicted / measured in [1 - BAND, 1 + BAND]
         axes.fill_between(
             ends, ends / (1 + BAND), ends / (1 - BAND), color=style.FAINT, alpha=0.6, linewidth=0, zorder=0
@@ -38,27 +44,29 @@ def figure(frame: pd.DataFrame) -> Figure:
         axes.set_yscale("log")
         axes.set_xlim(*ends)
         axes.set_ylim(*ends)
+        style.log_ticks(axes.xaxis, *ends, margin=1.0)
+        style.log_ticks(axes.yaxis, *ends, margin=1.0)
         points = drawn[drawn[column] > 0]
         for kind, rows in points.groupby("kind", sort=True):
-            filled = kind == "mixed"
+            color, marker, face = LOOKS.get(str(kind), LOOKS["uniform"])
             axes.errorbar(
                 rows["predicted_loss"],
                 rows[column],
                 yerr=rows[error].fillna(0.0),
                 linestyle="none",
-                marker="o" if filled else "D",
-                markersize=6 if filled else 5,
-                color=style.INK if filled else style.ACCENT,
-                markerfacecolor=style.INK if filled else "white",
+                marker=marker,
+                markersize=6,
+                color=color,
+                markerfacecolor=face,
                 elinewidth=1.0,
                 capsize=2.5,
                 label=str(kind),
                 zorder=3,
             )
-        for row in points.itertuples():
+        for _, row in points.iterrows():
             axes.annotate(
-                str(row.plan),
-                (float(row.predicted_loss), float(getattr(row, column))),
+                str(row["plan"]),
+                (row["predicted_loss"], row[column]),
                 xytext=(8, -9),
                 textcoords="offset points",
                 fontsize=7.5,

@@ -6,6 +6,8 @@ Cover and Thomas, Elements of Information Theory, section 10.3). Upper panel: di
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -27,7 +29,7 @@ def figure(frame: pd.DataFrame) -> Figure:
     lower.axhline(0, color=style.INK, linewidth=1.2, linestyle=(0, (5, 3)))
     for name, rows in drawn.groupby("family", sort=True):
         rows = rows.sort_values("bits_per_weight")
-        look = {
+        look: dict[str, Any] = {
             "color": style.family_color(str(name)),
             "marker": style.family_marker(str(name)),
             "markersize": 5,
@@ -38,6 +40,7 @@ def figure(frame: pd.DataFrame) -> Figure:
         upper.plot(rows["bits_per_weight"], rows["distortion"], label=str(name), **look)
         lower.plot(rows["bits_per_weight"], rows["gap_db"], label=str(name), **look)
     upper.set_yscale("log")
+    style.log_ticks(upper.yaxis, drawn["distortion"].min(), drawn["distortion"].max())
     upper.set_xlim(low, high)
     lower.set_ylim(bottom=min(-0.15, 1.1 * drawn["gap_db"].min()))
     style.dress(upper, title="Distortion on a Gaussian source", y="distortion")

@@ -53,6 +53,9 @@ def figure(frame: pd.DataFrame) -> Figure:
     for axes in list(panels.flat)[len(types) :]:
         axes.set_visible(False)
     panels[0, 0].set_yscale("log")
+    style.log_ticks(panels[0, 0].yaxis, placed["sensitivity"].min(), placed["sensitivity"].max())
+    for axes in list(panels.flat)[max(0, len(types) - columns) : len(types)]:
+        axes.xaxis.set_tick_params(labelbottom=True)  # the lowest panel of its column, also above an empty corner
     result.supxlabel("block", fontsize=9, color=style.INK)
     result.supylabel("sensitivity [nats/token per unit of distortion]", fontsize=9, color=style.INK)
     return result
@@ -96,6 +99,9 @@ def check_figure(frame: pd.DataFrame) -> Figure:
     panels = result.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     positive = frame.loc[frame["measured_loss"] > 0, "measured_loss"]
     ends = np.array([positive.min() / 2, positive.max() * 2]) if len(positive) else np.array([1e-6, 1e-3])
+    both = frame.loc[frame["measured_loss"] > 0, list(table["method"])].to_numpy(dtype=float)
+    both = both[both > 0]
+    wide = (min(ends[0], both.min() / 2), max(ends[1], both.max() * 2)) if both.size else tuple(ends)
     for axes, method in zip(panels.flat, table.itertuples(), strict=False):
         name = str(method.method)
         drawn = frame[(frame[name] > 0) & (frame["measured_loss"] > 0)]
@@ -115,7 +121,7 @@ def check_figure(frame: pd.DataFrame) -> Figure:
                 label=str(family),
             )
         if len(drawn):
-            worst = drawn.loc[drawn["measured_loss"].idxmax()]
+            worst = drawn.nlargest(1, "measured_loss").iloc[0]
             axes.annotate(
                 short(str(worst["layer"])),
                 (worst[name], worst["measured_loss"]),
@@ -127,6 +133,10 @@ def check_figure(frame: pd.DataFrame) -> Figure:
             )
         axes.set_xscale("log")
         axes.set_yscale("log")
+        style.log_ticks(axes.yaxis, *ends, margin=1.0)
+        style.log_ticks(axes.xaxis, *wide, margin=1.0)
+        axes.set_ylim(*ends)
+        axes.set_xlim(*wide)
         style.dress(axes, title=name, x="predicted loss [nats/token]", y="measured loss [nats/token]")
         note = f"Spearman {method.spearman:.3f}\nmedian ratio {method.median_ratio:.2f}\n{method.layers} layers"
         if len(drawn) < len(frame):

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import re
 from html import escape
 from typing import Any, Literal
 
 import matplotlib
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 INK = "#1d2530"  # text, and the series "mixed plan"
 MUTED = "#6b7684"  # axes, bounds, annotations
@@ -68,7 +72,7 @@ def new_figure(height: float, width: float = WIDTH) -> Figure:
     """An empty figure of `width` x `height` inches with constrained layout."""
     figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
     engine = figure.get_layout_engine()
-    assert engine is not None
+    assert isinstance(engine, ConstrainedLayoutEngine)
     engine.set(w_pad=0.06, h_pad=0.06, wspace=0.03, hspace=0.03)
     return figure
 
@@ -85,6 +89,25 @@ def dress(axes: Axes, *, title: str = "", x: str = "", y: str = "", grid: Litera
         axes.spines[side].set_visible(False)
     for side in ("left", "bottom"):
         axes.spines[side].set_color(MUTED)
+
+
+def log_ticks(axis: Axis, low: float, high: float, *, margin: float = 1.15) -> None:
+    """A log axis over [low, high] with plain numbers: 1, 2, 5 per decade, 1 alone over more than two decades, and steps
+    of a tenth to half a power where fewer than three would show. `low` > 0."""
+    first, last = low / margin, high * margin
+    decades = range(math.floor(math.log10(first)), math.ceil(math.log10(last)) + 1)
+    for steps in (
+        (1.0,),
+        (1.0, 2.0, 5.0),
+        (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0),
+        tuple(k / 10 for k in range(10, 100, 2)),
+    ):
+        ticks = [step * 10.0**decade for decade in decades for step in steps if first <= step * 10.0**decade <= last]
+        if len(ticks) >= 3:
+            break
+    axis.set_major_locator(FixedLocator(ticks))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def legend(axes: Axes, **options: Any) -> None:

