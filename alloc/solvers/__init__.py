@@ -8,12 +8,13 @@ from typing import ClassVar, Protocol
 
 from alloc.problem import Problem
 from alloc.solution import Solution
+from alloc.solvers.exact import Exact
 from alloc.solvers.fixed import Fixed
 from alloc.solvers.lagrangian import Lagrangian
 from alloc.solvers.milp import Cbc, Highs, Milp
 from alloc.solvers.uniform import Uniform
 
-__all__ = ["SOLVERS", "Cbc", "Fixed", "Highs", "Lagrangian", "Milp", "Solver", "Uniform"]
+__all__ = ["SOLVERS", "Cbc", "Exact", "Fixed", "Highs", "Lagrangian", "Milp", "Solver", "Uniform"]
 
 
 class Solver(Protocol):
@@ -27,4 +28,4 @@ class Solver(Protocol):
         """A plan within every budget, with its certificate."""
 
 
-SOLVERS: tuple[type[Solver], ...] = (Milp, Lagrangian, Uniform, Fixed)
+SOLVERS: tuple[type[Solver], ...] = (Exact, Milp, Lagrangian, Uniform, Fixed)
