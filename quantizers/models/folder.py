@@ -58,7 +58,7 @@ class SafetensorsFolder(WeightSource):
 
     def tensor(self, name: str) -> torch.Tensor:
         self.dtype(name)
-        return self.files[name].get_tensor(name)
+        return self.files[name].get_tensor(name).clone()  # the file may change under its mapping
 
     def model_type(self) -> str:
         content = read_json(self.folder / "config.json")

@@ -61,9 +61,6 @@ class GgufFile(WeightSource):
             weights[tensor.kind.name] += prod(tensor.shape)
         return f"GGUF {weights.most_common(1)[0][0]}"
 
-    def shape(self, name: str) -> tuple[int, ...]:
-        return self.tensors[name].shape
-
     def tensor(self, name: str) -> torch.Tensor:
         weight = dequantize(self.tensors[name])
         if self.architecture in ("llama", "mistral") and ".self_attn.q_proj." in name:
@@ -89,7 +86,7 @@ class GgufFile(WeightSource):
             raise ValueError(f"{self.path} lacks the tensor token_embd.weight")
         values = config_values(
             self.settings,
-            vocab_size=self.shape("model.embed_tokens.weight")[0],
+            vocab_size=self.tensors["model.embed_tokens.weight"].shape[0],
             tied="lm_head.weight" not in self.tensors,
             rope_factors=self.rope_factors,
         )

@@ -98,13 +98,8 @@ def fill(model: Any, source: WeightSource, family: Family, *, dtype: torch.dtype
         if target not in shapes:
             unused.append(stored)
             continue
-        if model.get_parameter(target).is_meta:
-            set_parameter(model, target, torch.empty(shapes[target], dtype=dtype, device=device))
-        part = model.get_parameter(target).detach()[index]
         values = read(source, stored)
-        if values.shape != part.shape:
-            raise ValueError(f"tensor {stored!r} has shape {tuple(values.shape)}, the model's is {tuple(part.shape)}")
-        part.copy_(values)
+        place(model, target, index, values.to(device, dtype), shapes[target], stored)
         missing[target] -= values.numel()
     absent = [name for name, count in missing.items() if count != 0]
     if absent:
@@ -146,9 +141,19 @@ def read(source: WeightSource, name: str) -> torch.Tensor:
     return values
 
 
-def set_parameter(model: nn.Module, name: str, values: torch.Tensor) -> None:
-    module, _, leaf = name.rpartition(".")
-    model.get_submodule(module).register_parameter(leaf, nn.Parameter(values, requires_grad=False))
+def place(
+    model: nn.Module, target: str, index: tuple[int | slice, ...], values: torch.Tensor, shape: torch.Size, stored: str
+) -> None:
+    """Make `values` the parameter `target`, or copy them into the slice `index` of it. ValueError on a wrong shape."""
+    expected = torch.empty(shape, device="meta")[index].shape
+    if values.shape != expected:
+        raise ValueError(f"tensor {stored!r} has shape {tuple(values.shape)}, the model's is {tuple(expected)}")
+    if model.get_parameter(target).is_meta:
+        whole = torch.empty(shape, dtype=values.dtype, device=values.device) if index else values
+        module, _, leaf = target.rpartition(".")
+        model.get_submodule(module).register_parameter(leaf, nn.Parameter(whole, requires_grad=False))
+    if index:
+        model.get_parameter(target).detach()[index].copy_(values)
 
 
 def keep_a_head_of_its_own(config: Any, source: WeightSource, family: Family) -> None:

@@ -22,12 +22,9 @@ class WeightSource(ABC):
         """How most of the weights are stored: `bfloat16`, `GGUF Q4_1`."""
 
     @abstractmethod
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Shape without reading the data."""
-
-    @abstractmethod
     def tensor(self, name: str) -> torch.Tensor:
-        """One tensor, read now, on the CPU and in the dtype of the file (float32 where the file is quantized)."""
+        """One tensor, read now, on the CPU, in the dtype of the file (float32 where the file is quantized), and in
+        memory of its own: the caller may keep it and write into it."""
 
     @abstractmethod
     def model_type(self) -> str:
