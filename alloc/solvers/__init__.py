@@ -8,13 +8,27 @@ from typing import ClassVar, Protocol
 
 from alloc.problem import Problem
 from alloc.solution import Solution
+from alloc.solvers.convex import Convex
 from alloc.solvers.exact import Exact
 from alloc.solvers.fixed import Fixed
 from alloc.solvers.lagrangian import Lagrangian
 from alloc.solvers.milp import Cbc, Highs, Milp
 from alloc.solvers.uniform import Uniform
+from alloc.solvers.water_filling import WaterFilling
 
-__all__ = ["SOLVERS", "Cbc", "Exact", "Fixed", "Highs", "Lagrangian", "Milp", "Solver", "Uniform"]
+__all__ = [
+    "SOLVERS",
+    "Cbc",
+    "Convex",
+    "Exact",
+    "Fixed",
+    "Highs",
+    "Lagrangian",
+    "Milp",
+    "Solver",
+    "Uniform",
+    "WaterFilling",
+]
 
 
 class Solver(Protocol):
@@ -28,4 +42,4 @@ class Solver(Protocol):
         """A plan within every budget, with its certificate."""
 
 
-SOLVERS: tuple[type[Solver], ...] = (Exact, Milp, Lagrangian, Uniform, Fixed)
+SOLVERS: tuple[type[Solver], ...] = (Exact, Milp, Lagrangian, Convex, WaterFilling, Uniform, Fixed)

@@ -3,7 +3,7 @@ r"""The core of a multiple-choice knapsack: every plan within eps of the Lagrang
 At the best prices p let x be the priced plan, D the dual bound and r[o] = loss[o] + p . cost[o] - min over its group,
 at least 0. Any plan within the limits has  loss = D + sum r + p . slack  with slack >= 0, so a plan of loss <= D + eps
 uses only options with r <= eps: the core, a few groups of many (Balas and Zemel, 1980, doi:10.1287/opre.28.5.1130;
-Pisinger, 1995, doi:10.1016/0377-2217(95)00015-I). Over its groups a state is (extra cost, extra loss) against x; a state is
+Pisinger, 1995, doi:10.1016/0377-2217(95)00015-I). Over its groups a state is (extra cost, extra loss) against x; it is
 dropped if another costs and loses no more, if the rest cannot bring it within the limits, or if
 
     loss so far + max_q [ sum over the rest of min_o (loss + q . cost) - q . slack left ]  >  D + eps
