@@ -32,7 +32,7 @@ def score(logits: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     p = torch.softmax(logits.detach().float(), dim=-1)
     signs = torch.randint(0, 2, p.shape, generator=generator, dtype=torch.int8, device=generator.device)
     v = p.sqrt().mul_(signs.to(p.device).mul_(2).sub_(1))
-    along = torch.linalg.vecdot(p.sqrt(), v).unsqueeze_(-1)
+    along = v.sum(dim=-1, keepdim=True)
     return v.sub_(p.mul_(along))
 
 

@@ -96,10 +96,12 @@ def _cutting_planes(problem: Problem) -> Dual:
     scale = np.maximum(np.abs(problem.limits), 1).astype(float)
     best = cheapest(*arrays, np.zeros(len(scale)), 1.0)
     worst = float(np.maximum.reduceat(problem.loss, starts).sum())
-    span = max(worst - float(problem.loss[best].sum()), 1e-300)
+    # prices start at most where a whole budget is worth every loss; the box grows while the peak is on its edge
+    span = max(worst - float(problem.loss[best].sum()), 1e-6 * abs(worst)) or 1.0
     plans = [best]
     planes = [_plane(problem, best, scale)]
     box, peak_bound, peak_at, peak_plan = span, planes[0][0], np.zeros(len(scale)), best
+    before = -np.inf
     for _ in range(MOST_PLANES):
         at, ceiling = _top(planes, box)
         chosen = cheapest(*arrays, at / scale, 1.0)
@@ -111,9 +113,9 @@ def _cutting_planes(problem: Problem) -> Dual:
         plans.append(chosen)
         planes.append(_plane(problem, chosen, scale))
         if ceiling - peak_bound <= PEAK_TOLERANCE * abs(peak_bound):
-            if at.max() < box * (1 - 1e-9):
+            if at.max() < box * (1 - 1e-9) or ceiling - before <= PEAK_TOLERANCE * abs(ceiling):
                 break
-            box *= 100.0
+            before, box = ceiling, box * 100.0
     plans.append(peak_plan)
     return Dual(prices=peak_at / scale, bound=peak_bound, plans=tuple(plans))
 
