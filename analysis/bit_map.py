@@ -16,9 +16,10 @@ from matplotlib.patches import Patch, Rectangle
 from analysis import style
 from analysis.layer_names import ordered_types, with_place
 
-# Light = few bits, dark = many: one hue, monotone in lightness, so that it survives grey print.
+# Light = few bits, dark = many: one hue, monotone in lightness, so that it survives grey print. Below 50
+# steps matplotlib keeps the colour bar a vector drawing; a step is less than a tenth of a bit.
 COLORS = LinearSegmentedColormap.from_list(
-    "bits", ["#f3f6f1", "#cfe3d6", "#93c4c0", "#4f98ad", "#2a6594", "#1b3a6b", "#141c3f"]
+    "bits", ["#f3f6f1", "#cfe3d6", "#93c4c0", "#4f98ad", "#2a6594", "#1b3a6b", "#141c3f"], N=48
 )
 CELL = 0.27  # inches; below 0.22 inches of width a rate such as 3.25 is not legible and is left out
 LEGIBLE = 0.22

@@ -27,7 +27,7 @@ p { margin: 8px 0; max-width: 84ch; }
 .lead { font-size: 18px; line-height: 1.5; margin: 18px 0 6px; }
 nav { margin: 18px 0 0; display: flex; flex-wrap: wrap; gap: 4px 18px; font-size: 13.5px; }
 a { color: var(--accent); text-decoration: none; } a:hover { text-decoration: underline; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(190px, 1fr)); gap: 12px; margin: 22px 0 8px; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(190px, 1fr)); gap: 12px; margin: 22px 0 16px; }
 .tile { background: var(--soft); border-left: 3px solid var(--accent); padding: 12px 14px; }
 .tile b { display: block; font-size: 22px; font-weight: 650; letter-spacing: -0.01em; line-height: 1.25; }
 .tile span { color: var(--muted); font-size: 13px; display: block; line-height: 1.4; }
@@ -40,7 +40,7 @@ td.number, th.number { text-align: right; } td:last-child, th:last-child { paddi
 td.wide { white-space: normal; overflow-wrap: anywhere; }
 tr.strong td { font-weight: 650; background: #eef5fa; }
 table.facts { width: auto; } table.facts td:first-child { color: var(--muted); padding-right: 28px; }
-figure { margin: 16px 0 8px; } figure svg { display: block; width: 100%; height: auto; max-width: 1016px; }
+figure { margin: 16px 0 8px; } figure svg { display: block; width: 100%; height: auto; }
 figure.narrow svg { max-width: 560px; }
 figcaption, .note { color: var(--muted); font-size: 13.5px; max-width: 92ch; margin-top: 6px; }
 .missing { border: 1px dashed #b9c2cc; background: var(--soft); padding: 10px 14px; font-size: 14px; max-width: none; }

@@ -14,7 +14,11 @@ from analysis.artifacts import PIPELINE, Run
 from analysis.numbers import count, duration, fixed, percent, significant, size, with_error
 
 Figures = Mapping[str, Figure]
-UNITS = {"memory_bytes": "bytes", "latency_us": "\N{MICRO SIGN}s"}
+# cost -> its name, its unit, one of its unit; other costs are named by the tables and have their own units
+UNITS = {
+    "memory_bytes": ("memory", "bytes", "byte"),
+    "latency_us": ("latency", "\N{MICRO SIGN}s", "\N{MICRO SIGN}s"),
+}
 
 
 def certificate(run: Run, figures: Figures) -> str:
@@ -45,15 +49,16 @@ def _certificate(content: Mapping[str, Any]) -> str:
     if content.get("tolerance") is not None and content["gap"] is not None:
         rows[-1] = ("gap", f"{rows[-1][1]} (tolerance {significant(content['tolerance'])})")
     for name, cost in content["costs"].items():
-        unit = UNITS.get(name, "")
+        title, unit, _ = UNITS.get(name, (name, "", ""))
         digits = 0 if float(cost).is_integer() else 2
         value = f"{fixed(cost, digits)} {unit}".strip()
         budget = content["budgets"].get(name)
         if budget is not None:
             value += f" of a budget of {fixed(budget, digits)} ({percent(cost / budget if budget else None, 3)})"
-        rows.append((name, value))
+        rows.append((title, value))
     for name, price in content.get("prices", {}).items():
-        rows.append((f"price of {name}", f"{significant(price)} nats/token per {UNITS.get(name, 'unit').rstrip('s')}"))
+        title, _, unit = UNITS.get(name, (name, "", "unit"))
+        rows.append((f"price of {title}", f"{significant(price)} nats/token per {unit}"))
     if content.get("solver") is not None:
         rows.append(("solver", f"{content['solver']}, {duration(content.get('runtime_s'))}"))
     return page.facts(rows)

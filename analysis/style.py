@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 INK = "#1d2530"  # text, and the series "mixed plan"
 MUTED = "#6b7684"  # axes, bounds, annotations
@@ -92,22 +92,21 @@ def dress(axes: Axes, *, title: str = "", x: str = "", y: str = "", grid: Litera
 
 
 def log_ticks(axis: Axis, low: float, high: float, *, margin: float = 1.15) -> None:
-    """A log axis over [low, high] with plain numbers: 1, 2, 5 per decade, 1 alone over more than two decades, and steps
-    of a tenth to half a power where fewer than three would show. `low` > 0."""
+    """A log axis over [low, high] with plain numbers: powers of ten where those give three ticks, else 1, 2, 5 per
+    decade, else even steps. `low` > 0."""
     first, last = low / margin, high * margin
     decades = range(math.floor(math.log10(first)), math.ceil(math.log10(last)) + 1)
-    for steps in (
-        (1.0,),
-        (1.0, 2.0, 5.0),
-        (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0),
-        tuple(k / 10 for k in range(10, 100, 2)),
-    ):
-        ticks = [step * 10.0**decade for decade in decades for step in steps if first <= step * 10.0**decade <= last]
+    for steps in ((1,), (1, 2, 5)):
+        ticks = [step * 10.0**decade for decade in decades for step in steps]
+        ticks = [tick for tick in ticks if first <= tick <= last]
         if len(ticks) >= 3:
             break
+    else:
+        even = MaxNLocator(nbins=5, min_n_ticks=3).tick_values(first, last)
+        ticks = [float(tick) for tick in even if first <= tick <= last]
     axis.set_major_locator(FixedLocator(ticks))
     axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{round(value, 12):g}"))
 
 
 def legend(axes: Axes, **options: Any) -> None:

@@ -52,12 +52,13 @@ def rotation(run: Run, figures: Figures) -> str:
         off_before, off_after = (
             (frame[name] - gaussianity.GAUSSIAN).abs().max() for name in ("kurtosis_before", "kurtosis_after")
         )
+        norm, inverse = (significant(frame[name].max()) for name in ("norm_error", "inverse_error"))
         parts += [
             page.paragraph(
                 f"A randomized Hadamard rotation of the inputs makes the weights near Gaussian: over {len(frame)} "
                 f"layers the kurtosis was up to {significant(off_before)} away from 3 before and is at most "
-                f"{significant(off_after)} away after. The norm changes by at most "
-                f"{significant(frame['norm_error'].max())} and the inverse returns the weight to {significant(frame['inverse_error'].max())}, both relative."
+                f"{significant(off_after)} away after. The norm changes by at most {norm} and the inverse "
+                f"returns the weight to {inverse}, both relative."
             ),
             page.drawing(
                 "kurtosis", figures["kurtosis"], "Each vertical line is a layer, from before to after; log axis."
@@ -68,7 +69,7 @@ def rotation(run: Run, figures: Figures) -> str:
     if "layer_distortion.csv" not in run.frames:
         return "".join([*parts, page.absent("layer_distortion.csv")])
     frame = run.frames["layer_distortion.csv"]
-    inside = (frame["ratio"].sub(1).abs() <= 0.03).mean()
+    inside = (frame["ratio"].sub(1).abs() <= gaussianity.AGREES).mean()
     worst = gaussianity.worst_layers(frame, 10)
     rows = [
         (
@@ -117,7 +118,7 @@ def sensitivities(run: Run, figures: Figures) -> str:
             page.drawing(
                 "sensitivity",
                 figures["sensitivity"],
-                "Increase of the loss per unit of distortion by layer type over depth; the other types in grey. Log axis.",
+                "Increase of the loss per unit of distortion, by layer type over depth; the other types in grey.",
             ),
         ]
     elif "layers.csv" in run.frames:
