@@ -34,7 +34,7 @@ class Encoded:
 
 
 class Quantizer(ABC):
-    """A way to store a matrix at a fixed rate. Implementations are frozen dataclasses: a quantizer *is* its settings."""
+    """A way to store a matrix at a fixed rate. Implementations are frozen dataclasses, their settings."""
 
     @property
     @abstractmethod
@@ -78,4 +78,4 @@ class Quantizer(ABC):
 
     @abstractmethod
     def with_codebook(self, codebook: torch.Tensor) -> Quantizer:
-        """The same quantizer reading this table (the loader passes the checkpoint's own). ValueError on a wrong shape."""
+        """The same quantizer reading this table (the checkpoint's own). ValueError on a wrong shape."""

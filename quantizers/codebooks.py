@@ -1,8 +1,8 @@
 r"""Codebooks are computed, never downloaded; this keeps them in the user's cache folder and checks given ones.
 
-The folder is `$BITPALETTE_CACHE`, else `$XDG_CACHE_HOME/bitpalette`, else `~/.cache/bitpalette`. A file is written once,
-atomically, under a name that holds all settings of its computation; where the folder cannot be written, the codebook
-is computed again in every process (with a warning)."""
+The folder is `$BITPALETTE_CACHE`, else `$XDG_CACHE_HOME/bitpalette`, else `~/.cache/bitpalette`. A file is written
+once, atomically, under a name that holds all settings of its computation; where the folder cannot be written, the
+codebook is computed again in every process (with a warning)."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def checked_codebook(codebook: torch.Tensor, shape: tuple[int, ...], owner: str)
     """The codebook on the CPU; ValueError unless it is a finite float16 table of this shape."""
     if codebook.dtype != torch.float16 or tuple(codebook.shape) != shape:
         raise ValueError(
-            f"the codebook of {owner} is float16 of shape {shape}, not {codebook.dtype} of shape {tuple(codebook.shape)}"
+            f"the codebook of {owner} is float16 of shape {shape}, not {codebook.dtype} of {tuple(codebook.shape)}"
         )
     if not bool(torch.isfinite(codebook).all()):
         raise ValueError(f"the codebook of {owner} holds NaN or infinite values")

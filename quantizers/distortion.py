@@ -26,7 +26,7 @@ def row_errors(quantizer: Quantizer, weight: torch.Tensor) -> tuple[torch.Tensor
 
 
 def matrix_distortion(quantizer: Quantizer, weight: torch.Tensor) -> float:
-    """Distortion on the weight (out, in) as given (rotated, where the quantizer expects that). 0 where it is all zero."""
+    """Distortion on the weight (out, in) as given (rotated, where the quantizer expects it). 0 where all is zero."""
     error, energy = row_errors(quantizer, weight)
     total = energy.sum().item()
     return error.sum().item() / total if total > 0 else 0.0

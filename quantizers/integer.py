@@ -2,7 +2,7 @@ r"""Round to nearest on a symmetric uniform grid per row, the baseline that ever
 
     w ~ s q,   q in {-m, .., m},   m = 2^(B-1) - 1,   s = max |w| / m  (float16)
 
-Codes are q + m, B bits each, row-major, little-endian. The scale stays at the absolute maximum: that is the baseline."""
+Codes are q + m, B bits each, row-major, little-endian. The scale stays at the largest weight: that is the baseline."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ Codes are i, B bits each, row-major, little-endian; the levels ascend. 2.7 dB (2
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cache
 
 import torch
 
@@ -18,7 +18,7 @@ from quantizers.packing import pack, packed_bytes, unpack
 from quantizers.weights import checked, fitted_scale, half, normalized, rms
 
 
-@lru_cache(maxsize=None)
+@cache
 def _levels(bits: int) -> torch.Tensor:
     return computed(f"nuq-{bits}", (1 << bits,), lambda: lloyd_max(1 << bits))
 

@@ -40,7 +40,7 @@ def normalized(matrix: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
 
 
 def fitted_scale(matrix: torch.Tensor, coded: torch.Tensor) -> torch.Tensor:
-    """The least-squares scale of every row, (out,) float16. The error is quadratic in it: rounding keeps the nearest."""
+    """The least-squares scale of every row, (out,) float16. The error is quadratic: rounding keeps the nearest."""
     cross = torch.empty(matrix.shape[0], dtype=torch.float64)
     energy = torch.empty_like(cross)
     rows = max(1, (1 << 22) // matrix.shape[1])  # bounds the float64 copies to 32 MiB

@@ -14,8 +14,8 @@ import torch
 
 from quantizers.base import Encoded, Quantizer, Setting
 from quantizers.codebooks import checked_codebook, fingerprint
-from quantizers.trellis.part import GAINS, WINDOW, checked_state_bits, decode_part, encode_part, part_bytes
-from quantizers.trellis.states import entries, entry_bits
+from quantizers.trellis.part import WINDOW, checked_state_bits, decode_part, encode_part, part_bytes
+from quantizers.trellis.states import gain, state_table, table_shape
 from quantizers.trellis.tiles import SIDE, tile_grid
 from quantizers.weights import checked, fitted_scale, half, normalized, rms
 
@@ -27,7 +27,7 @@ def first_columns(in_features: int) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HalfTrellis(Quantizer):
-    """`half-tcq-R`: k = `step_bits` (3..9) = 2 R - 1/2 new bits a step in one half, k + 1 in the other; L as in `tcq`."""
+    """`half-tcq-R`: k = `step_bits` (3..9) = 2 R - 1/2 new bits a step in one half, k + 1 in the other."""
 
     step_bits: int
     state_bits: int = 16
@@ -58,8 +58,8 @@ class HalfTrellis(Quantizer):
         return {
             "quantizer": self.name,
             "state_bits": self.state_bits,
-            "gain": GAINS[self.step_bits],
-            "second_gain": GAINS[self.step_bits + 1],
+            "gain": gain(self.step_bits, self.state_bits),
+            "second_gain": gain(self.step_bits + 1, self.state_bits),
             "window": WINDOW,
             "codebook": fingerprint(self.codebook()),
         }
@@ -71,7 +71,7 @@ class HalfTrellis(Quantizer):
         matrix = checked(weight)
         source = normalized(matrix, half(rms(matrix)))
         parts = self._parts(matrix.shape[1])
-        pieces = source.split([width for _, width in parts], dim=1)
+        pieces = torch.split(source, [width for _, width in parts], dim=1)
         found = [
             encode_part(piece.contiguous(), self.codebook(), k, self.state_bits)
             for piece, (k, _) in zip(pieces, parts, strict=True)
@@ -90,15 +90,15 @@ class HalfTrellis(Quantizer):
             raise ValueError(f"{sum(sizes)} bytes of codes expected, not {codes.numel()}")
         coded = [
             decode_part(piece, self.codebook(), k, self.state_bits, rows, width)
-            for piece, (k, width) in zip(codes.split(sizes), parts, strict=True)
+            for piece, (k, width) in zip(torch.split(codes, sizes), parts, strict=True)
         ]
         return torch.cat(coded, dim=1) * encoded.tensors["row_scale"].to(torch.float32)[:, None]
 
     def codebook(self) -> torch.Tensor:
-        return entries(entry_bits(self.step_bits + 1)) if self.table is None else self.table
+        return state_table(self.step_bits + 1, self.state_bits) if self.table is None else self.table
 
     def with_codebook(self, codebook: torch.Tensor) -> Quantizer:
-        shape = (1 << entry_bits(self.step_bits + 1), 2)
+        shape = table_shape(self.step_bits + 1, self.state_bits)
         return replace(self, table=checked_codebook(codebook, shape, self.name))
 
     def _parts(self, in_features: int) -> list[tuple[int, int]]:

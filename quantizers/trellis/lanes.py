@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from llvmlite import ir
+from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, register_model
@@ -19,7 +19,7 @@ _FLOAT = ir.FloatType()
 _VECTOR = ir.VectorType(_FLOAT, LANES)
 
 
-class LaneType(types.Type):
+class LaneType(types.Type):  # type: ignore[misc]
     """The numba type of a lane vector."""
 
     def __init__(self) -> None:
@@ -30,7 +30,7 @@ lane_type = LaneType()
 
 
 @register_model(LaneType)
-class LaneModel(models.PrimitiveModel):
+class LaneModel(models.PrimitiveModel):  # type: ignore[misc]
     """A lane vector is held as the LLVM vector itself."""
 
     def __init__(self, dmm: Any, fe_type: LaneType) -> None:

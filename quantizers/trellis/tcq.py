@@ -12,14 +12,14 @@ import torch
 
 from quantizers.base import Encoded, Quantizer, Setting
 from quantizers.codebooks import checked_codebook, fingerprint
-from quantizers.trellis.part import GAINS, WINDOW, checked_state_bits, decode_part, encode_part, part_bytes
-from quantizers.trellis.states import entries, entry_bits
+from quantizers.trellis.part import WINDOW, checked_state_bits, decode_part, encode_part, part_bytes
+from quantizers.trellis.states import gain, state_table, table_shape
 from quantizers.weights import checked, fitted_scale, half, normalized, rms
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trellis(Quantizer):
-    """`tcq-R`: `step_bits` k = 2 R (3..10), `state_bits` L (max(8, k)..16); `table`: the entries, computed where None."""
+    """`tcq-R`: `step_bits` k = 2 R (3..10), `state_bits` L (max(8, k)..16); `table`: the codebook."""
 
     step_bits: int
     state_bits: int = 16
@@ -50,7 +50,7 @@ class Trellis(Quantizer):
         return {
             "quantizer": self.name,
             "state_bits": self.state_bits,
-            "gain": GAINS[self.step_bits],
+            "gain": gain(self.step_bits, self.state_bits),
             "window": WINDOW,
             "codebook": fingerprint(self.codebook()),
         }
@@ -71,8 +71,8 @@ class Trellis(Quantizer):
         return coded * encoded.tensors["row_scale"].to(torch.float32)[:, None]
 
     def codebook(self) -> torch.Tensor:
-        return entries(entry_bits(self.step_bits)) if self.table is None else self.table
+        return state_table(self.step_bits, self.state_bits) if self.table is None else self.table
 
     def with_codebook(self, codebook: torch.Tensor) -> Quantizer:
-        shape = (1 << entry_bits(self.step_bits), 2)
+        shape = table_shape(self.step_bits, self.state_bits)
         return replace(self, table=checked_codebook(codebook, shape, self.name))

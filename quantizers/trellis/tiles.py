@@ -1,7 +1,7 @@
 r"""A matrix as tiles of 16 x 16 weights, each one tail-biting trellis of 128 steps of two weights, and their bits.
 
-Tiles are row-major in the matrix, weights row-major in a tile; partial tiles are filled with zeros. A step adds k bits to
-its tile's stream, low bit first, and the state is the window of the last L bits, cyclic:
+Tiles are row-major in the matrix, weights row-major in a tile; partial tiles are filled with zeros. A step adds k bits
+to its tile's stream, low bit first, and the state is the window of the last L bits, cyclic:
 
     stream bits k t .. k t + k - 1  =  n_t;    s_t = stream bits k (t + 1) - L .. k (t + 1) - 1  (mod 128 k)
                                                = (s_(t-1) >> k) | (n_t << (L - k))

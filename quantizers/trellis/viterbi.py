@@ -1,4 +1,4 @@
-r"""The closest tail-biting path of a bitshift trellis (Viterbi, 1967, doi:10.1109/TIT.1967.1054010), 16 tiles at a time.
+r"""The closest tail-biting path of a bitshift trellis (Viterbi, 1967, doi:10.1109/TIT.1967.1054010), 16 at a time.
 
 A state has L bits, a step shifts in k new ones at the top: s' = (s >> k) | (n << (L - k)). With o = s >> k the overlap
 that a state hands on, the smallest squared error of a path that ends in overlap o after step t is
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from quantizers.trellis.lanes import LANES, add, load, minimum, multiply_add, spread, store
 
 Floats = NDArray[np.float32]
+States = NDArray[np.uint16]
 Integers = NDArray[np.int64]
 
 UNREACHABLE = np.float32(1e30)
@@ -36,7 +37,7 @@ def _metric(table: Floats, s: int, x0: Floats, x1: Floats) -> Floats:
 def _forward(table: Floats, source: Floats, first: int, steps: int, state_bits: int, k: int, best: Floats) -> None:
     """Fill best[1 : steps + 1] from best[0], over the steps first, first + 1, ... modulo all of them.
 
-    table: (2^L, 3) of |c|^2, c0, c1; source: (steps of a tile, 3, 16) of -2 x0, -2 x1, |x|^2; best: (.., 2^(L-k), 16)."""
+    table: (2^L, 3), |c|^2, c0, c1; source: (steps of a tile, 3, 16), -2 x0, -2 x1, |x|^2; best: (.., 2^(L-k), 16)."""
     entries = table.reshape(-1)
     lanes = source.reshape(-1)
     costs = best.reshape(-1)
@@ -117,7 +118,7 @@ def _lanes(points: Floats, first: int, source: Floats) -> None:
 @njit(cache=True, parallel=True, error_model="numpy")
 def _search(
     points: Floats, table: Floats, columns: Floats, state_bits: int, k: int, window: int, workers: int
-) -> Integers:
+) -> States:
     tiles, period, _ = points.shape
     states = np.empty((tiles, period), np.uint16)
     groups = (tiles + LANES - 1) // LANES
@@ -143,14 +144,15 @@ def _search(
     return states
 
 
-def closest_paths(points: Floats, table: Floats, k: int, *, window: int) -> Integers:
+def closest_paths(points: Floats, table: Floats, k: int, *, window: int) -> States:
     """The states (tiles, steps) uint16 of near-closest tail-biting paths.
 
     points: (tiles, steps, 2) float32; table: (2^L, 2) float32, the value of each state; k: new bits a step; window:
     steps on either side of the seam that choose its overlap, at most half of all."""
     tiles, period, _ = points.shape
     state_bits = int(table.shape[0]).bit_length() - 1
-    assert 0 < k <= state_bits <= 16 and 0 < 2 * window <= period
+    assert 0 < k <= state_bits <= 16
+    assert 0 < 2 * window <= period
     columns = np.stack([(table * table).sum(1), table[:, 0], table[:, 1]]).astype(np.float32)
     groups = max(1, -(-tiles // LANES))
     workers = min(groups, get_num_threads())

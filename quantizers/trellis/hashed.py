@@ -1,0 +1,48 @@
+r"""The published state map, used at L = 16: a hash of the state picks one of few entries and a sign.
+
+    h = s (s + 1) mod 2^32;   entry = bits 15-e .. 14 of h;   bit 15 of h set: the first coordinate is negated
+
+with 2^e entries, k-means of a standard two-dimensional Gaussian, rescaled so that all coordinates of all entries have
+standard deviation 0.968 (Q-Palette, Lee and Song, 2025, arXiv 2509.20214, after QTIP, Tseng et al., 2024,
+arXiv 2406.11235): e = 9, but 10 at 9 new bits a step and 11 at 10. A GPU keeps the entries in shared memory."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from quantizers.codebooks import computed
+from quantizers.k_means import gaussian_k_means
+
+DEVIATION = 0.968
+SAMPLES = 1 << 18
+STEPS = 60
+
+
+def entry_bits(step_bits: int) -> int:
+    """e for k new bits a step."""
+    return max(9, step_bits + 1) if step_bits > 8 else 9
+
+
+@cache
+def entries(bits: int) -> torch.Tensor:
+    """(2^bits, 2) float16, ascending in the first coordinate."""
+
+    def compute() -> NDArray[np.float64]:
+        points = gaussian_k_means(1 << bits, steps=STEPS, samples=SAMPLES)
+        return points * (DEVIATION / np.sqrt((points * points).mean()))
+
+    return computed(f"tcq-{bits}-{SAMPLES}-{STEPS}", (1 << bits, 2), compute)
+
+
+def hashed_values(table: torch.Tensor, state_bits: int) -> torch.Tensor:
+    """(2^state_bits, 2) float32 on the device of the entries (2^e, 2)."""
+    bits = table.shape[0].bit_length() - 1
+    s = torch.arange(1 << state_bits, dtype=torch.int64, device=table.device)
+    h = s * (s + 1)
+    values = table.to(torch.float32)[(h >> (15 - bits)) & ((1 << bits) - 1)]
+    values[:, 0] *= 1 - 2 * ((h >> 15) & 1)
+    return values
