@@ -51,7 +51,7 @@ ARTIFACTS = (
     ),
     Artifact(
         file="storage.csv",
-        command=MEASURE,
+        command=PIPELINE,
         text=("layer", "quantizer"),
         numbers=("bytes",),
         nonnegative=("bytes",),
@@ -65,7 +65,7 @@ ARTIFACTS = (
     ),
     Artifact(
         file="layer_distortion.csv",
-        command=MEASURE,
+        command=PIPELINE,
         text=("layer", "quantizer"),
         numbers=("distortion", "gaussian_distortion", "ratio"),
         nonnegative=("distortion", "gaussian_distortion", "ratio"),
@@ -80,7 +80,7 @@ ARTIFACTS = (
     ),
     Artifact(
         file="sensitivity_check.csv",
-        command="python -m experiments.sensitivity",
+        command=PIPELINE,
         text=("layer", "quantizer"),
         numbers=("distortion", "measured_loss"),
         sparse=("measured_loss_se",),
@@ -119,7 +119,7 @@ ARTIFACTS = (
     ),
     Artifact(
         file="pareto.csv",
-        command="python -m experiments.pareto",
+        command="python -m experiments.pareto run=RUN_FOLDER",
         text=("plan", "solver"),
         numbers=("budget_bits_per_weight", "memory_bytes", "predicted_loss"),
         sparse=("lower_bound", "measured_kl", "measured_kl_se"),

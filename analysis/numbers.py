@@ -71,9 +71,11 @@ def percent(value: float | None, digits: int = 1) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds below two minutes, then minutes and seconds: 372.4 -> 6 min 12 s."""
+    """Milliseconds below a second, seconds below two minutes, then minutes and seconds: 372.4 -> 6 min 12 s."""
     if seconds is None or math.isnan(seconds):
         return DASH
+    if 0 < seconds < 1:
+        return f"{significant(1e3 * seconds, 2)}{THIN}ms"
     if seconds < 120:
         return f"{significant(seconds, 3)}{THIN}s"
     minutes, rest = divmod(round(seconds), 60)

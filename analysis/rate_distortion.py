@@ -14,13 +14,17 @@ from matplotlib.figure import Figure
 
 from analysis import style
 
+FULL_PRECISION = 16  # bits
+
 
 def figure(frame: pd.DataFrame) -> Figure:
     """frame: rate_distortion.csv (quantizer, bits_per_weight, distortion, gap_db, ...). A quantizer without distortion
-    (`fp16`) has no place on a log axis and is left out. ValueError where no quantizer remains."""
-    drawn = frame[frame["distortion"] > 0].assign(family=lambda f: f["quantizer"].map(style.family))
+    has no place on a log axis, and `fp16` would leave the others no room: both are left out. ValueError where no
+    quantizer remains."""
+    coded = frame[(frame["distortion"] > 0) & (frame["bits_per_weight"] < FULL_PRECISION)]
+    drawn = coded.assign(family=lambda f: f["quantizer"].map(style.family))
     if drawn.empty:
-        raise ValueError("rate_distortion.csv: column 'distortion': no positive value to draw")
+        raise ValueError("rate_distortion.csv: column 'distortion': no positive value below 16 bits to draw")
     result = style.new_figure(6.0)
     upper, lower = result.subplots(2, 1, sharex=True, height_ratios=(2.1, 1))
     low, high = drawn["bits_per_weight"].min() - 0.25, drawn["bits_per_weight"].max() + 0.25

@@ -102,7 +102,7 @@ def log_ticks(axis: Axis, low: float, high: float, *, margin: float = 1.15) -> N
         if len(ticks) >= 3:
             break
     else:
-        even = MaxNLocator(nbins=5, min_n_ticks=3).tick_values(first, last)
+        even = MaxNLocator(nbins=5, min_n_ticks=3, steps=[1, 2, 5, 10]).tick_values(first, last)
         ticks = [float(tick) for tick in even if first <= tick <= last]
     axis.set_major_locator(FixedLocator(ticks))
     axis.set_minor_locator(NullLocator())

@@ -64,6 +64,10 @@ def test_rate_distortion_leaves_out_what_has_no_distortion(run: Run) -> None:
     frame = run.frames["rate_distortion.csv"]
     fp16 = frame.iloc[:1].assign(quantizer="fp16", bits_per_weight=16.0, distortion=0.0, gap_db=math.nan)
     assert "fp16" not in lines(rate_distortion.figure(pd.concat([frame, fp16])), 0)
+    rounded = fp16.assign(distortion=4e-8, gap_db=22.0)
+    assert "fp16" not in lines(rate_distortion.figure(pd.concat([frame, rounded])), 0)
+    exact = frame.iloc[:1].assign(quantizer="tcq-9", bits_per_weight=9.0, distortion=0.0, gap_db=math.nan)
+    assert max(lines(rate_distortion.figure(pd.concat([frame, exact])), 0)["tcq"][0]) < 9
     with pytest.raises(ValueError, match=r"rate_distortion\.csv: column 'distortion'"):
         rate_distortion.figure(fp16)
 

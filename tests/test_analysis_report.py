@@ -268,6 +268,7 @@ def test_model_name_falls_back_to_the_path() -> None:
         (numbers.percent(0.4312), "43.1\u00a0%"),
         (numbers.duration(372.4), "6\u00a0min 12\u00a0s"),
         (numbers.duration(61.5), "61.5\u00a0s"),
+        (numbers.duration(0.021), "21\u00a0ms"),
         (numbers.count(math.nan), numbers.DASH),
     ],
 )
