@@ -1,0 +1,53 @@
+"""`python -m experiments.inventory [model=NAME | model.path=PATH] out=DIR`: a model's layers -> layers.csv.
+
+The tables folder begins here: shapes and fusion groups, with the sensitivities left empty. One row of the printed table
+stands for all layers of one kind (their names without numbers) and shape."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+from omegaconf import DictConfig
+
+from experiments.entry import run, save_run
+from experiments.workspace import write_csv
+from quantizers.models import LoadedModel, inventory, linear_slots, load_model
+
+
+def main(cfg: DictConfig) -> None:
+    """Load the model, write `out/layers.csv` and `out/run.json`, print a table. Nothing is written on a bad model."""
+    folder = Path(cfg.out)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"out={folder} is a file; it must be a folder")
+    loaded = load_model(cfg.model.path, verify_sha256=cfg.model.sha256)
+    layers = inventory(loaded.model)
+    write_csv(layers, folder / "layers.csv")
+    save_run(folder, cfg, source_dtype=loaded.source_dtype, model_type=loaded.model.config.model_type)
+    print(describe(loaded, layers))
+
+
+def describe(loaded: LoadedModel, layers: pd.DataFrame) -> str:
+    """Layers by kind and shape, and what may be quantized."""
+    kinds = by_kind(layers)
+    slots = linear_slots(loaded.model)
+    parameters = sum(slot.weight.numel() for slot in slots.values())
+    groups = len({slot.fusion_group for slot in slots.values()})
+    head = f"{loaded.path.name}: {loaded.model.config.model_type}, stored as {loaded.source_dtype}"
+    foot = f"to quantize: {len(slots)} layers in {groups} fusion groups, {parameters:,} weights"
+    return f"{head}\n{kinds.to_string(index=False)}\n{foot}"
+
+
+def by_kind(layers: pd.DataFrame) -> pd.DataFrame:
+    """One row for the layers that share a kind and a shape, in model order: kind, shape, layers, weights."""
+    # `model.layers.3.mlp.experts.7.up_proj` and all its like are of the kind `mlp.experts.up_proj`
+    names = layers["layer"].str.replace(r"\.\d+(?=\.)", "", regex=True).str.removeprefix("model.layers.")
+    shape = layers["out_features"].astype(str) + " x " + layers["in_features"].astype(str)
+    weights = layers["out_features"] * layers["in_features"]
+    frame = pd.DataFrame({"kind": names, "out x in": shape, "weights": weights})
+    grouped = frame.groupby(["kind", "out x in"], sort=False)["weights"]
+    return grouped.agg(layers="size", weights="sum").reset_index()
+
+
+if __name__ == "__main__":
+    run(main, "inventory")
