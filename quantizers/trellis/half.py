@@ -58,8 +58,8 @@ class HalfTrellis(Quantizer):
         return {
             "quantizer": self.name,
             "state_bits": self.state_bits,
-            "gain": gain(self.step_bits, self.state_bits),
-            "second_gain": gain(self.step_bits + 1, self.state_bits),
+            "gain": gain(self.codebook(), self.step_bits, self.state_bits),
+            "second_gain": gain(self.codebook(), self.step_bits + 1, self.state_bits),
             "window": WINDOW,
             "codebook": fingerprint(self.codebook()),
         }

@@ -6,7 +6,7 @@ high L-k bits) to cover the plane evenly (set partitioning: Ungerboeck, 1982, do
 
     p_i = sqrt(-2 ln(1 - (i + 1/2) / 2^L)) at the angle 2 pi i (sqrt(5) - 1) / 2,      i = 0 .. 2^L - 1
     q   = the p_i along a Hilbert curve over their (Gaussian) quantiles: neighbours in q are neighbours in the plane
-    c(s) = q[(m s) mod 2^L],   m = floor((e - 2) 2^L) | 1
+    c(s) = q[(m s) mod 2^L],   m = floor(0.121 2^L) | 1
 
 Equal low bits are every 2^(L-k)-th point of q; equal high bits a run of the sequence m j mod 2^L, which spreads evenly
 as its ratio is far from small fractions. At L = 12 this lowers the distortion of tcq-3, -4 and -5 by 8, 18 and 26 %
@@ -23,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
+SPREAD = 0.121  # m / 2^L, the best of 392 random ones: mean of dB over k = 3 .. 10 at L = 10, 12 and 14
 CURVE_BITS = 10  # the curve's cells, 2^20, outnumber the points
 
 
@@ -51,5 +52,5 @@ def spiral(state_bits: int) -> torch.Tensor:
     points = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
     cell = (ndtr(points) * (1 << CURVE_BITS)).astype(np.int64)
     along = points[np.argsort(_hilbert(cell[:, 0], cell[:, 1]), kind="stable")]
-    multiplier = math.floor((math.e - 2) * count) | 1
+    multiplier = math.floor(SPREAD * count) | 1
     return torch.from_numpy(along[multiplier * i % count].astype(np.float16))

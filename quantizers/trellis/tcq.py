@@ -50,7 +50,7 @@ class Trellis(Quantizer):
         return {
             "quantizer": self.name,
             "state_bits": self.state_bits,
-            "gain": gain(self.step_bits, self.state_bits),
+            "gain": gain(self.codebook(), self.step_bits, self.state_bits),
             "window": WINDOW,
             "codebook": fingerprint(self.codebook()),
         }
