@@ -1,0 +1,10 @@
+"""How much the loss grows per unit of distortion of each layer: one method a file, all with `measure`."""
+
+from alloc.sensitivity.calibrated import Calibrated
+from alloc.sensitivity.constant import Constant
+from alloc.sensitivity.fisher import Fisher
+from alloc.sensitivity.noise import Noise
+
+METHODS = (Fisher, Noise, Calibrated, Constant)
+
+__all__ = ["METHODS", "Calibrated", "Constant", "Fisher", "Noise"]

@@ -6,9 +6,9 @@ leaves after a random rotation of the input. To second order (Martens, 2020, JML
     KL(p || p') = 1/2 E_y <d log p(y) / dW, E>^2 = a t,     a = 1/2 sum_i |w_i|^2 / in  sum_j F_ij,
 
 F_ij = E_y (d log p(y) / dW_ij)^2 with y drawn from the model, not from the text. A rotation of the input changes
-neither |w_i| nor the row sums of F, so that no rotation is needed. The score of a position has mean zero given what
-precedes it, so scores of different positions are uncorrelated and one backward pass over T tokens, G = sum_t dlog p(y_t)/dW,
-is an unbiased draw a = 1 / (2 T) sum_i |w_i|^2 / in |G_i|^2. In place of the one-hot draw y - p, any v with covariance
+neither |w_i| nor the row sums of F, so that no rotation is needed. The labels of different positions are drawn
+independently, so their scores are uncorrelated, and one backward pass over T tokens, G = sum_t d log p(y_t) / dW, is
+an unbiased draw a = 1 / (2 T) sum_i |w_i|^2 / in |G_i|^2. In place of the one-hot draw y - p, any v with covariance
 diag(p) - p p' on the logits has the same mean; v = sqrt(p) * z - p <sqrt(p), z> with signs z has lighter tails.
 
 Cost: one forward and two backward-sized passes per draw; the error is sd / sqrt(draws) over independent windows."""
@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 from alloc.sensitivity.gradients import squared_row_gradients
-from alloc.sensitivity.table import Progress, Slots, require_windows, sensitivity_table
+from alloc.sensitivity.table import Progress, Slots, require_slots, require_windows, sensitivity_table
 
 
 def score(logits: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -60,7 +60,8 @@ class Fisher:
         progress: Progress | None = None,
     ) -> pd.DataFrame:
         """windows: (count, T) token ids. ValueError where they hold fewer pieces than draws / samples."""
-        require_windows(windows, slots)
+        require_slots(slots)
+        require_windows(windows)
         draws = self.per_draw(model, slots, windows, generator=generator, progress=progress)
         error = draws.std(dim=0) / math.sqrt(len(draws))
         return sensitivity_table(slots, draws.mean(dim=0).tolist(), error.tolist(), self.name)
@@ -76,7 +77,7 @@ class Fisher:
     ) -> torch.Tensor:
         """(draws, layers) float64: the unbiased draws themselves."""
         tokens = min(self.tokens, windows.shape[1])
-        pieces = torch.cat(windows.split(tokens, dim=1)[: windows.shape[1] // tokens])
+        pieces = torch.cat(torch.split(windows, tokens, dim=1)[: windows.shape[1] // tokens])
         forwards = math.ceil(self.draws / self.samples)
         if len(pieces) < forwards:
             raise ValueError(

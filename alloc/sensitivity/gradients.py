@@ -53,7 +53,7 @@ def squared_row_gradients(model: nn.Module, slots: Slots, reduce: Reduce) -> Ite
     try:
         for parameter in flags:
             parameter.requires_grad_(parameter in views)
-        hooks = [parameter.register_post_accumulate_grad_hook(on_gradient) for parameter in views]
+        hooks = [p.register_post_accumulate_grad_hook(on_gradient) for p in views]  # type: ignore[no-untyped-call]
         yield
     finally:
         for hook in hooks:

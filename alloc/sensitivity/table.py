@@ -9,7 +9,6 @@ import pandas as pd
 import torch
 
 Progress = Callable[[int, int, str], None]
-COLUMNS = ("layer", "sensitivity", "sensitivity_se", "sensitivity_method")
 
 
 class Slot(Protocol):
@@ -37,9 +36,13 @@ def sensitivity_table(
     )
 
 
-def require_windows(windows: torch.Tensor, slots: Slots) -> None:
-    """ValueError unless there is text (count >= 1, tokens >= 2) and a layer to measure."""
-    if windows.dim() != 2 or windows.shape[1] < 2 or len(windows) == 0:
-        raise ValueError(f"windows must be (count >= 1, tokens >= 2), not {tuple(windows.shape)}")
+def require_slots(slots: Slots) -> None:
+    """ValueError unless there is a layer to measure."""
     if not slots:
         raise ValueError("no layer to measure: the model has no linear slots")
+
+
+def require_windows(windows: torch.Tensor) -> None:
+    """ValueError unless there is text: (count >= 1, tokens >= 2)."""
+    if windows.dim() != 2 or windows.shape[1] < 2 or len(windows) == 0:
+        raise ValueError(f"windows must be (count >= 1, tokens >= 2), not {tuple(windows.shape)}")

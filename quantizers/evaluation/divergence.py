@@ -30,7 +30,7 @@ class Reference:
     def from_logits(cls, logits: torch.Tensor) -> Reference:
         """logits: (T, V), any floating type; held in float32. ValueError on NaN or Inf."""
         logits = logits.float()
-        log_sum = torch.cat([torch.logsumexp(block, dim=-1) for block in logits.split(POSITIONS)])
+        log_sum = torch.cat([torch.logsumexp(block, dim=-1) for block in torch.split(logits, POSITIONS)])
         if not torch.isfinite(log_sum).all():
             raise ValueError("the reference model gives logits that are not finite: its weights are damaged")
         probabilities = torch.empty_like(logits)
@@ -43,7 +43,7 @@ class Reference:
 def log_probability_and_divergence(
     reference: Reference, logits: torch.Tensor, tokens: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(log p'(y_t), KL_t): the next token's log-probability (T-1,) and the divergence (T,) at each position, float64 nats.
+    """(log p'(y_t), KL_t): the next token's log-probability (T-1,), the divergence at each position (T,); float64 nats.
 
     logits: (T, V) of the candidate; tokens: (T,) the window. A candidate whose logits are not finite gives NaN or Inf,
     which the caller sees in the mean: a broken candidate is a result, not an error."""

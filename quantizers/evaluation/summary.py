@@ -22,8 +22,8 @@ def mean_and_error(values: NDArray[np.float64]) -> tuple[float, float]:
 
 
 def paired(frame: pd.DataFrame, plan_a: str, plan_b: str, column: str = "kl") -> tuple[float, float]:
-    """(mean of a - b, its standard error) over the windows of `evaluate`'s frame. ValueError where the two plans were not
-    measured on the same windows, or a plan or column is unknown."""
+    """(mean of a - b, its standard error) over the windows of `evaluate`'s frame. ValueError where the two plans were
+    not measured on the same windows, or a plan or column is unknown."""
     if column not in frame.columns:
         raise ValueError(f"no column {column!r} among {list(frame.columns)}")
     values = [frame[frame.plan == plan].set_index("window")[column] for plan in (plan_a, plan_b)]
