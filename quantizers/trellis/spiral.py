@@ -1,8 +1,8 @@
 r"""The state map for L < 16: every state has a point of its own, on a sunflower spiral of Gaussian density.
 
 With few states the published hash wastes them: at L = 12 it hits 1024 points, each about four times, at random. A
-trellis code wants both the 2^k states that can follow an overlap (equal low L-k bits) and the 2^k that can lead to one (equal
-high L-k bits) to cover the plane evenly (set partitioning: Ungerboeck, 1982, doi:10.1109/TIT.1982.1056454). So:
+trellis code wants both the 2^k states that can follow an overlap (equal low L-k bits) and the 2^k that can lead to one
+(equal high L-k bits) to cover the plane evenly (set partitioning: Ungerboeck, 1982, doi:10.1109/TIT.1982.1056454):
 
     p_i = sqrt(-2 ln(1 - (i + 1/2) / 2^L)) at the angle 2 pi i (sqrt(5) - 1) / 2,      i = 0 .. 2^L - 1
     q   = the p_i along a Hilbert curve over their (Gaussian) quantiles: neighbours in q are neighbours in the plane
