@@ -1,0 +1,66 @@
+"""`experiments.inventory` as a user runs it: the table of a folder, one line and no file on a bad model."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from hydra import compose, initialize_config_dir
+from transformers import AutoModelForCausalLM, Qwen3MoeConfig
+
+from experiments.entry import CONF
+from quantizers.models.location import split_hash
+
+PRESETS = [(folder, path.stem) for folder in ("model", "text") for path in sorted((CONF / folder).glob("*.yaml"))]
+
+
+def inventory(*overrides: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "experiments.inventory", *overrides]
+    return subprocess.run(command, capture_output=True, text=True, cwd=CONF.parent, check=False)
+
+
+def test_layers_of_a_mixture_of_experts(tmp_path: Path) -> None:
+    config = Qwen3MoeConfig(
+        vocab_size=64,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        num_experts=3,
+        moe_intermediate_size=16,
+        num_experts_per_tok=1,
+    )
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "model")
+    done = inventory(f"model.path={tmp_path / 'model'}", f"out={tmp_path / 'out'}")
+    assert done.returncode == 0, done.stderr
+    layers = pd.read_csv(tmp_path / "out" / "layers.csv")
+    assert list(layers) == ["layer", "out_features", "in_features", "fusion_group", "sensitivity"]
+    assert len(layers) == 2 + 2 * (4 + 3 * 3)
+    assert "mlp.experts.gate_proj" in done.stdout
+    assert "26 layers in 16 fusion groups" in done.stdout  # a block: qkv, o, and two of each of three experts
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"layers.csv", "run.json"}
+
+
+def test_a_bad_model_is_one_line_and_no_file(tmp_path: Path) -> None:
+    done = inventory(f"model.path={tmp_path / 'absent'}", f"out={tmp_path / 'out'}")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("folder", "name"), PRESETS)
+def test_presets_compose(folder: str, name: str) -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        preset = compose(overrides=[f"+{folder}={name}"])[folder]
+    if name == "path":
+        assert set(preset) == {"path", "sha256"}
+        return
+    location, sha256 = split_hash(preset.path)
+    assert location.startswith("package:")
+    assert sha256 is not None
+    assert len(bytes.fromhex(sha256)) == 32
+    assert set(preset) == {"path", "sha256" if folder == "model" else "min_characters"}
