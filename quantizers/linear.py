@@ -1,0 +1,61 @@
+r"""A linear layer that holds its codes and nothing else: y = decode(codes) (R x) + bias, decoded anew at every call.
+
+W x = (W R')(R x), so that the weight stays in the rotated basis and only the input is rotated.
+This is the reference that runs everywhere, in plain torch; its cost is one decoding per call."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from quantizers.base import Encoded, Quantizer
+from quantizers.rotation import Rotation
+
+
+class QuantizedLinear(nn.Module):
+    """`encoded` of `quantizer` in place of a dense weight; `rotation` is None where the quantizer does not rotate.
+
+    The buffers carry the keys of `encoded.tensors`. Floating ones (row scales) are kept as their bit patterns, int16,
+    so that `.to(dtype)` of the whole model cannot round them."""
+
+    def __init__(
+        self, quantizer: Quantizer, encoded: Encoded, rotation: Rotation | None, bias: torch.Tensor | None = None
+    ) -> None:
+        super().__init__()
+        if quantizer.rotated != (rotation is not None):
+            raise ValueError(f"{quantizer.name} {'needs' if quantizer.rotated else 'takes no'} rotation")
+        self.quantizer = quantizer
+        self.rotation = rotation
+        self.out_features = encoded.out_features
+        self.in_features = encoded.in_features
+        self.dtypes = {key: tensor.dtype for key, tensor in encoded.tensors.items()}
+        for key, tensor in encoded.tensors.items():
+            self.register_buffer(key, tensor.view(torch.int16) if tensor.dtype == torch.float16 else tensor)
+        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+
+    @property
+    def encoded(self) -> Encoded:
+        """The codes, on the device of the module."""
+        tensors = {key: self.get_buffer(key).view(dtype) for key, dtype in self.dtypes.items()}
+        return Encoded(out_features=self.out_features, in_features=self.in_features, tensors=tensors)
+
+    @property
+    def storage_bytes(self) -> int:
+        """Bytes of the buffers: what the allocator charged for this layer."""
+        return sum(buffer.numel() * buffer.element_size() for buffer in self.buffers())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x (..., in) -> (..., out) in the dtype of x; the rotation works in float32."""
+        rotated = x if self.rotation is None else self.rotation.rotate_input(x).to(x.dtype)
+        weight = self.quantizer.decode(self.encoded).to(x.dtype)
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return functional.linear(rotated, weight, bias)
+
+    def dense_weight(self) -> torch.Tensor:
+        """(out, in) float32, un-rotated."""
+        weight = self.quantizer.decode(self.encoded)
+        return weight if self.rotation is None else self.rotation.unrotate_weight(weight)
+
+    def extra_repr(self) -> str:
+        return f"{self.in_features} -> {self.out_features}, {self.quantizer.name}, {self.storage_bytes} bytes"
