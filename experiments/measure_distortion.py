@@ -1,7 +1,8 @@
 """Rate-distortion table: `python -m experiments.measure_distortion palette=full state_bits=12 out=DIR`.
 
 Measures every quantizer of a palette on a Gaussian source and writes quantizers.csv (a table that `allocate` reads)
-and rate_distortion.csv (the curve, with its distance to the bound D(R) = 4^-R). Nothing is written before all is measured."""
+and rate_distortion.csv (the curve, with its distance to the bound D(R) = 4^-R). Nothing is written before all is
+measured."""
 
 from __future__ import annotations
 

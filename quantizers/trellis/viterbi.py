@@ -64,28 +64,44 @@ def _forward(table: Floats, source: Floats, first: int, steps: int, state_bits: 
             store(costs, new + o * LANES, add(smallest, energy))
 
 
-@njit(cache=True, error_model="numpy", fastmath={"contract", "nsz", "reassoc", "nnan", "ninf"})
-def _last_state(table: Floats, best: Floats, lane: int, o: int, x0: float, x1: float, k: int, scratch: Floats) -> int:
-    """The state s = (o << k) | j whose path is the best one to overlap o; table: (3, 2^L), best: (2^(L-k), 16)."""
-    low = o << k
+@njit(cache=True, error_model="numpy")
+def _last_state(
+    columns: Floats, best: Floats, lane: int, o: int, x0: float, x1: float, k: int, sums: Floats, start: Floats
+) -> int:
+    """The state s = (o << k) | j whose path is the best one to overlap o, found 16 states at a time.
+
+    columns: (3, 2^L + 16) of |c|^2, c0, c1; best: (2^(L-k), 16); x0, x1: -2 x; sums, start: room for 2^k and 16 more."""
     states = 1 << k
-    mask = best.shape[0] - 1
-    for j in range(states):
-        scratch[j] = table[0, low + j] + x0 * table[1, low + j] + x1 * table[2, low + j]
-    for j in range(states):
-        scratch[j] += best[(low + j) & mask, lane]
-    smallest = scratch[0]
-    for j in range(1, states):
-        smallest = min(smallest, scratch[j])
-    for j in range(states):
-        if scratch[j] == smallest:
-            return low + j
-    return low
+    shared = min(states, best.shape[0])
+    low = o << k
+    first = low & (best.shape[0] - 1)
+    width = max(shared, LANES)  # the predecessors repeat after this many states
+    for j in range(width):
+        start[j] = best[first + (j & (shared - 1)), lane] if j < states else UNREACHABLE
+    each0, each1 = spread(x0), spread(x1)
+    row = columns.shape[1]
+    nearest = spread(UNREACHABLE)
+    for j in range(0, states, LANES):
+        s = low + j
+        part = multiply_add(each0, load(columns, row + s), load(columns, s))
+        part = multiply_add(each1, load(columns, 2 * row + s), part)
+        total = add(part, load(start, j & (width - 1)))
+        nearest = minimum(total, nearest)
+        store(sums, j, total)
+    store(start, 0, nearest)
+    column = 0
+    for j in range(1, LANES):
+        if start[j] < start[column]:
+            column = j
+    found = column
+    while sums[found] != start[column]:
+        found += LANES
+    return low + found
 
 
 @njit(cache=True, error_model="numpy")
 def _seam(
-    table: Floats, columns: Floats, source: Floats, window: int, state_bits: int, k: int, best: Floats, scratch: Floats
+    table: Floats, columns: Floats, source: Floats, window: int, state_bits: int, k: int, best: Floats, room: Floats
 ) -> Integers:
     """The overlap of every lane before step 0, from a free pass over `window` steps on either side of it."""
     period = source.shape[0]
@@ -96,7 +112,7 @@ def _seam(
         o = np.argmin(best[2 * window, :, lane])
         for t in range(window - 1, -1, -1):
             x = source[t, :, lane]
-            s = _last_state(columns, best[window + t], lane, o, x[0], x[1], k, scratch)
+            s = _last_state(columns, best[window + t], lane, o, x[0], x[1], k, room[0], room[1])
             o = s & (best.shape[1] - 1)
         seam[lane] = o
     return seam
@@ -125,11 +141,11 @@ def _search(
     for worker in prange(workers):
         source = np.empty((period, 3, LANES), np.float32)
         best = np.empty((max(period, 2 * window) + 1, 1 << (state_bits - k), LANES), np.float32)
-        scratch = np.empty(1 << k, np.float32)
+        room = np.empty((2, (1 << k) + LANES), np.float32)
         for group in range(worker, groups, workers):
             first = group * LANES
             _lanes(points, first, source)
-            seam = _seam(table, columns, source, window, state_bits, k, best, scratch)
+            seam = _seam(table, columns, source, window, state_bits, k, best, room)
             best[0] = UNREACHABLE
             for lane in range(LANES):
                 best[0, seam[lane], lane] = np.float32(0)
@@ -138,7 +154,7 @@ def _search(
                 o = seam[lane]
                 for t in range(period - 1, -1, -1):
                     x = source[t, :, lane]
-                    s = _last_state(columns, best[t], lane, o, x[0], x[1], k, scratch)
+                    s = _last_state(columns, best[t], lane, o, x[0], x[1], k, room[0], room[1])
                     states[first + lane, t] = s
                     o = s & (best.shape[1] - 1)
     return states
@@ -153,8 +169,9 @@ def closest_paths(points: Floats, table: Floats, k: int, *, window: int) -> Stat
     state_bits = int(table.shape[0]).bit_length() - 1
     assert 0 < k <= state_bits <= 16
     assert 0 < 2 * window <= period
-    columns = np.stack([(table * table).sum(1), table[:, 0], table[:, 1]]).astype(np.float32)
+    columns = np.zeros((3, table.shape[0] + LANES), np.float32)  # 16 states are read from any first one
+    columns[:, : table.shape[0]] = (table * table).sum(1), table[:, 0], table[:, 1]
     groups = max(1, -(-tiles // LANES))
     workers = min(groups, get_num_threads())
-    rows = np.ascontiguousarray(columns.T)
+    rows = np.ascontiguousarray(columns[:, : table.shape[0]].T)
     return _search(np.ascontiguousarray(points), rows, columns, state_bits, k, window, workers)
