@@ -29,14 +29,14 @@ from experiments.table_stages import (
     measure_rates,
     measure_sensitivities,
 )
-from experiments.workspace import Workspace
+from experiments.workspace import Workspace, model_label
 
 
 def main(cfg: DictConfig) -> None:
     """Run every stage and print the honest table."""
     console = Console(stderr=True)
     logging.basicConfig(level="INFO", format="%(message)s", handlers=[RichHandler(console=console, show_path=False)])
-    folder = Path(cfg.out) if cfg.out else Path("outputs") / f"{cfg.model.name}-{label(cfg)}"
+    folder = Path(cfg.out) if cfg.out else Path("outputs") / f"{model_label(cfg)}-{label(cfg)}"
     run = Workspace(cfg=cfg, folder=folder)
     make_inventory(run)
     check_rotation(run)

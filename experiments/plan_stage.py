@@ -52,7 +52,7 @@ def uniform_plan(tables: Tables, quantizer: str, exclude: list[str]) -> Solution
     problem = build_problem(tables, budgets=Budgets(uniform=quantizer), members=[quantizer], exclude=exclude)
     names = [tables.layers[position] for group in problem.members for position in group]
     plan = {name: Choice(quantizer=quantizer) for name in names}
-    return Fixed(plan=plan).solve(problem)
+    return Fixed(layers=plan).solve(problem)
 
 
 def plans(tables: Tables, cfg: DictConfig) -> dict[str, Solution]:

@@ -79,6 +79,12 @@ def settings(cfg: DictConfig) -> object:
     return OmegaConf.to_container(cfg, resolve=True)
 
 
+def model_label(cfg: DictConfig) -> str:
+    """The model's name for folders: the last part of its path, without hash and ending."""
+    name = str(cfg.model.path).split("#")[0].rstrip("/").split("/")[-1]
+    return name.removesuffix(".gguf")
+
+
 def write_csv(frame: pd.DataFrame, path: Path) -> None:
     """Write a table atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
