@@ -46,15 +46,20 @@ def plan_costs(
 def _entries(tables: Tables, layers: Mapping[str, Choice]) -> Iterator[tuple[int, int, Choice]]:
     """(layer, quantizer, choice) of every layer that the plan allocates; fp16 outside the tables is left out."""
     position = {name: at for at, name in enumerate(tables.layers)}
+    quantizers = {choice.quantizer for choice in layers.values()}
+    index = {name: tables.quantizer_index(name) for name in quantizers if name in tables.quantizers or name != "fp16"}
+    allocatable = tables.allocatable
     for name, choice in layers.items():
         if name not in position:
             raise ValueError(f"the plan has the layer {name!r}, which layers.csv has not")
         at = position[name]
-        if not tables.allocatable[at]:
+        if not allocatable[at]:
             if choice.quantizer != "fp16":
                 raise ValueError(f"the plan gives {name} {choice.quantizer}, but layers.csv has no sensitivity for it")
             continue
-        yield at, tables.quantizer_index(choice.quantizer), choice
+        if choice.quantizer not in index:
+            raise ValueError(f"the plan gives {name} fp16, which quantizers.csv has not")
+        yield at, index[choice.quantizer], choice
 
 
 def _block_latency(tables: Tables, block: list[str], choice: Choice, batch: int) -> Fraction:

@@ -11,7 +11,20 @@ from alloc_instances import Instance, all_plans, random_instance
 from alloc.pricing import plan_costs, plan_loss
 from alloc.problem import Budgets, Problem, build_problem
 from alloc.solution import Solution
-from alloc.solvers import SOLVERS, Cbc, Convex, Exact, Fixed, Highs, Lagrangian, Milp, Uniform, WaterFilling
+from alloc.solvers import (
+    SOLVERS,
+    Cbc,
+    Convex,
+    Exact,
+    Fixed,
+    Highs,
+    Lagrangian,
+    Milp,
+    Uniform,
+    WaterFilling,
+    core,
+    exact,
+)
 from alloc.solvers.uniform import uniform_problems
 from alloc.tables import read_tables
 
@@ -177,7 +190,7 @@ def test_a_search_without_room_still_answers_with_an_honest_bound(tmp_path: Path
     problem = build_problem(read_tables(instance.write(tmp_path)), budgets=Budgets(memory_bytes=int(limit)))
     optimum = optimum_within(plans, [1], [limit])
     assert optimum is not None
-    check(Exact(beam=1, most_states=3, tolerance=0.0).solve(problem), problem, optimum)
+    check(Exact(beam=1, most_work=3, tolerance=0.0).solve(problem), problem, optimum)
 
 
 def test_a_timed_out_milp_is_not_called_optimal_without_proof(tmp_path: Path) -> None:
@@ -268,3 +281,20 @@ def test_published_plans_reprice(figure: str, objective: float) -> None:
     assert bits == pytest.approx({"figure1c": 2.858, "figure1d": 2.959}[figure], abs=5e-4)
     latency = solution.costs["latency_us"]
     assert latency == pytest.approx({"figure1c": 5247.06, "figure1d": 4991.40}[figure], abs=5e-3)
+
+
+def test_thinned_and_beamed_searches_are_followed_by_a_proof(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large problems thin the core before the proof; here small ones are made to take that way."""
+    monkeypatch.setattr(exact, "BEAM_OPTIONS", 1)
+    monkeypatch.setattr(core, "PER_MOVE", 1)
+    rng = np.random.default_rng(9)
+    for _ in range(100):
+        instance = random_instance(rng, groups=5, widest=1, quantizers=5, latency=False)
+        plans = all_plans(instance.option_table(latency=False))
+        limits = limits_between(rng, plans, [1])
+        optimum = optimum_within(plans, [1], limits)
+        assert optimum is not None
+        problem = build_problem(read_tables(instance.write(tmp_path)), budgets=Budgets(memory_bytes=int(limits[0])))
+        solution = Exact(beam=2).solve(problem)
+        check(solution, problem, optimum)
+        assert solution.status == "optimal"

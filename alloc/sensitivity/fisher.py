@@ -27,13 +27,17 @@ from alloc.sensitivity.gradients import squared_row_gradients
 from alloc.sensitivity.table import Progress, Slots, require_slots, require_windows, sensitivity_table
 
 
-def score(logits: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """v = sqrt(p) z - p <sqrt(p), z>, z = +-1: mean 0 and covariance diag(p) - p p' at each position. (..., V)."""
+def score(probabilities: torch.Tensor, signs: torch.Tensor) -> torch.Tensor:
+    """v = sqrt(p) z - p <sqrt(p), z>, (..., V): mean 0 and covariance diag(p) - p p' over random signs z = +-1."""
+    v = probabilities.sqrt().mul_(signs)
+    return v.sub_(probabilities * v.sum(dim=-1, keepdim=True))
+
+
+def random_score(logits: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """A draw of `score` for the model's predictions, shaped and typed as the logits (..., V)."""
     p = torch.softmax(logits.detach().float(), dim=-1)
-    signs = torch.randint(0, 2, p.shape, generator=generator, dtype=torch.int8, device=generator.device)
-    v = p.sqrt().mul_(signs.to(p.device).mul_(2).sub_(1))
-    along = v.sum(dim=-1, keepdim=True)
-    return v.sub_(p.mul_(along))
+    signs = torch.randint(0, 2, p.shape, generator=generator, dtype=torch.int8, device=generator.device).mul_(2).sub_(1)
+    return score(p, signs.to(p.device)).to(logits.dtype)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +104,7 @@ class Fisher:
                 logits = model(input_ids=piece[None].to(device), use_cache=False).logits
                 wanted = min(self.samples, self.draws - done)
                 for sample in range(wanted):
-                    logits.backward(score(logits, generator).to(logits.dtype), retain_graph=sample + 1 < wanted)
+                    logits.backward(random_score(logits, generator), retain_graph=sample + 1 < wanted)
                     done += 1
                     if progress is not None:
                         progress(done, self.draws, self.name)

@@ -1,10 +1,11 @@
 r"""The core of a multiple-choice knapsack: every plan within eps of the Lagrangian bound, by dynamic programming.
 
-At the best prices p let x be the priced plan, D the dual bound and r[o] = loss[o] + p . cost[o] - min over its group,
-at least 0. Any plan within the limits has  loss = D + sum r + p . slack  with slack >= 0, so a plan of loss <= D + eps
-uses only options with r <= eps: the core, a few groups of many (Balas and Zemel, 1980, doi:10.1287/opre.28.5.1130;
-Pisinger, 1995, doi:10.1016/0377-2217(95)00015-I). Over its groups a state is (extra cost, extra loss) against x; it is
-dropped if another costs and loses no more, if the rest cannot bring it within the limits, or if
+At the best prices p let x be a plan near the limits, D the dual bound and r[o] = loss[o] + p . cost[o] - min over its
+group, at least 0. Any plan within the limits has  loss = D + sum r + p . slack  with slack >= 0, so a plan of
+loss <= D + eps uses only options with r <= eps: the core, a few groups of many (Balas and Zemel, 1980,
+doi:10.1287/opre.28.5.1130; Pisinger, 1995, doi:10.1016/0377-2217(95)00015-I). Over its groups a state is (extra cost,
+extra loss) against x; it is dropped if another costs and loses no more, if the rest cannot bring it within the limits,
+or if
 
     loss so far + max_q [ sum over the rest of min_o (loss + q . cost) - q . slack left ]  >  D + eps
 
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 
 from alloc.problem import Problem
 from alloc.solvers.dual import Dual
+from alloc.solvers.states import spread, undominated
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -31,15 +33,17 @@ SLOPES = 24
 STEPS = (0.0, -0.3, 0.3, -1.0, 1.0, -3.0, 3.0)
 # Losses are sums of doubles: states this near the target (relative) are kept
 ROUNDING = 1e-12
+PER_MOVE = 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
     """`plan` (groups,) of the least loss within the target, None where there is none; `complete`: no state was left out
-    for lack of room, so that the answer is proven."""
+    for lack of room, so that the answer is proven; `work`: states formed."""
 
     plan: Ints | None
     complete: bool
+    work: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +51,7 @@ class Core:
     """Groups with a choice, coarse ones first, so that the fine ones fill what is left; option i of stage s is
     `options[bounds[s]:bounds[s + 1]][i]`, with its extra cost and loss against `base`."""
 
-    base: Ints  # (groups,) the plan priced best
+    base: Ints  # (groups,) a plan near the limits
     base_loss: float
     slack: Ints  # (budgets,) that `base` leaves, negative where it is over
     group_of: Ints  # (stages,)
@@ -58,17 +62,20 @@ class Core:
     prices: Floats  # (prices, budgets)
     rest_value: Floats  # (prices, stages + 1) sum over later stages of min (loss + q . cost)
     rest_cost: Ints  # (budgets, stages + 1) sum over later stages of the least extra cost
+    thinned: bool  # options were left out
+    step: int  # the most common move of the first budget
 
-    def search(self, target: float, *, most_states: int, beam: int | None = None) -> Found:
+    def search(self, target: float, *, most_work: int, beam: int | None = None) -> Found:
         """The best plan of loss <= `target`; with `beam`, only that many states of least bound go on at each stage."""
         room = target - self.base_loss + ROUNDING * abs(target)
         cost, loss = np.zeros((len(self.slack), 1), np.int64), np.zeros(1)
         history: list[tuple[NDArray[np.int32], NDArray[np.int32]]] = []
-        complete, held = True, 0
+        complete, work = not self.thinned, 0
         for stage in range(len(self.group_of)):
             part = slice(self.bounds[stage], self.bounds[stage + 1])
-            if len(loss) * (part.stop - part.start) > most_states or held > most_states:
-                return Found(plan=None, complete=False)
+            work += len(loss) * int(part.stop - part.start)
+            if work > most_work:
+                return Found(plan=None, complete=False, work=work)
             cost, loss, parent, option, bound = extend(
                 cost,
                 loss,
@@ -83,13 +90,12 @@ class Core:
             kept = undominated(cost, loss)
             if beam is not None and len(kept) > beam:
                 complete = False
-                kept = kept[np.sort(np.argpartition(bound[kept], beam)[:beam])]
+                kept = kept[np.sort(spread(cost[:, kept], bound[kept], self.step)[:beam])]
             cost, loss = np.ascontiguousarray(cost[:, kept]), loss[kept]
             history.append((parent[kept], option[kept]))
-            held += len(kept)
         if not len(loss) or (not history and ((self.slack < 0).any() or room < 0)):
-            return Found(plan=None, complete=complete)
-        return Found(plan=self._trace(int(np.argmin(loss)), history), complete=complete)
+            return Found(plan=None, complete=complete, work=work)
+        return Found(plan=self._trace(int(np.argmin(loss)), history), complete=complete, work=work)
 
     def _trace(self, state: int, history: list[tuple[NDArray[np.int32], NDArray[np.int32]]]) -> Ints:
         plan = self.base.copy()
@@ -100,12 +106,15 @@ class Core:
         return plan
 
 
-def make_core(problem: Problem, dual: Dual, eps: float) -> Core:
-    """The core of all options with r <= eps."""
-    base, p = dual.plans[-1], dual.prices
-    counts = np.diff(problem.offsets)
+def make_core(problem: Problem, dual: Dual, base: Ints, eps: float, *, most_options: int | None = None) -> Core:
+    """The core of all options with r <= eps; of more than `most_options`, those of least r of every kind of move."""
+    p, counts = dual.prices, np.diff(problem.offsets)
     priced = problem.loss + p @ problem.costs
-    inside = priced - priced[base].repeat(counts) <= eps
+    r = priced - np.minimum.reduceat(priced, problem.offsets[:-1]).repeat(counts)
+    inside = r <= eps
+    thinned = most_options is not None and int(inside.sum()) - problem.groups > most_options
+    if thinned:
+        inside &= _least_of_each_move(problem.costs - problem.costs[:, base.repeat(counts)], r, inside)
     inside[base] = True
     per_group = np.add.reduceat(inside, problem.offsets[:-1])
     inside &= (per_group > 1).repeat(counts)
@@ -136,7 +145,24 @@ def make_core(problem: Problem, dual: Dual, eps: float) -> Core:
         prices=prices,
         rest_value=_rest(extra_loss + prices @ extra_cost, bounds),
         rest_cost=_rest(extra_cost, bounds),
+        thinned=thinned,
+        step=_common_move(extra_cost[0]),
     )
+
+
+def _least_of_each_move(moves: Ints, r: Floats, inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """(options,) the PER_MOVE options of least r of each distinct extra cost (budgets, options).
+
+    Layers repeat, so that thousands of options can make the same move; a plan needs few of each."""
+    candidates = np.flatnonzero(inside & (moves != 0).any(axis=0))
+    order = candidates[np.lexsort((r[candidates], *moves[:, candidates]))]
+    fresh = np.ones(len(order), dtype=bool)
+    fresh[1:] = (moves[:, order[1:]] != moves[:, order[:-1]]).any(axis=0)
+    first = np.flatnonzero(fresh)
+    rank = np.arange(len(order)) - first.repeat(np.diff(np.append(first, len(order))))
+    kept = np.zeros(len(r), dtype=bool)
+    kept[order[rank < PER_MOVE]] = True
+    return kept
 
 
 def _rest(values: NDArray[Number], bounds: Ints) -> NDArray[Number]:
@@ -146,6 +172,12 @@ def _rest(values: NDArray[Number], bounds: Ints) -> NDArray[Number]:
     least = np.minimum.reduceat(values, bounds[:-1], axis=1)
     sums = np.cumsum(least[:, ::-1], axis=1)[:, ::-1]
     return np.ascontiguousarray(np.concatenate([sums, np.zeros((len(values), 1), values.dtype)], axis=1))
+
+
+def _common_move(extra_cost: Ints) -> int:
+    """The most frequent nonzero |extra cost|; 1 where there is none."""
+    sizes, counts = np.unique(np.abs(extra_cost[extra_cost != 0]), return_counts=True)
+    return int(sizes[np.argmax(counts)]) if len(sizes) else 1
 
 
 def _nearby_prices(p: Floats, extra_cost: Ints, extra_loss: Floats, eps: float) -> Floats:
@@ -224,48 +256,3 @@ def extend(
         chosen[:count].copy(),
         bounds[:count].copy(),
     )
-
-
-def undominated(cost: Ints, loss: Floats) -> Ints:
-    """Positions of the states that no other beats in every cost and the loss (for three budgets or more: all)."""
-    if len(cost) == 1:
-        return _sweep(np.lexsort((loss, cost[0])), loss)
-    if len(cost) == 2:
-        levels, rank = np.unique(cost[1], return_inverse=True)
-        return _sweep_two(np.lexsort((loss, cost[1], cost[0])), rank, len(levels), loss)
-    return np.arange(len(loss))
-
-
-@njit(cache=True)
-def _sweep(order: Ints, loss: Floats) -> Ints:
-    kept = np.empty(len(order), np.int64)
-    count = 0
-    best = np.inf
-    for state in order:
-        if loss[state] < best:
-            best = loss[state]
-            kept[count] = state
-            count += 1
-    return kept[:count].copy()
-
-
-@njit(cache=True)
-def _sweep_two(order: Ints, rank: Ints, levels: int, loss: Floats) -> Ints:
-    """A Fenwick tree over the ranks of the second cost holds the least loss at or below each."""
-    tree = np.full(levels + 1, np.inf)
-    kept = np.empty(len(order), np.int64)
-    count = 0
-    for state in order:
-        least = np.inf
-        at = rank[state] + 1
-        while at > 0:
-            least = min(least, tree[at])
-            at -= at & -at
-        if loss[state] < least:
-            kept[count] = state
-            count += 1
-            at = rank[state] + 1
-            while at <= levels:
-                tree[at] = min(tree[at], loss[state])
-                at += at & -at
-    return kept[:count].copy()

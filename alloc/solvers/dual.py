@@ -26,8 +26,8 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dual:
-    """`bound`: D(prices), a lower bound of every plan; `plans` (found, groups): the options priced best on the way, the
-    last one at `prices`."""
+    """`bound`: D(prices), a lower bound of every plan; `plans` (found, groups): those priced best on the way, the last
+    one best at `prices`; for one budget only the one of them within the limit."""
 
     prices: Floats  # (budgets,) nats per integer unit
     bound: float
@@ -77,7 +77,7 @@ def _one_budget(problem: Problem) -> Dual:
         line = float(problem.loss[within].sum()) + prices[0] * int(problem.total(within)[0])
         value = float(problem.loss[chosen].sum()) + prices[0] * total
         if value >= line - 1e-13 * abs(line) or total in (int(problem.total(over)[0]), int(problem.total(within)[0])):
-            return Dual(prices=prices, bound=dual_value(problem, prices, chosen), plans=(within, over, chosen))
+            return Dual(prices=prices, bound=dual_value(problem, prices, chosen), plans=(within,))
         if total <= limit:
             within = chosen
         else:

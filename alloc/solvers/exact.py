@@ -25,18 +25,22 @@ from alloc.solvers.rounding import fit
 Ints = NDArray[np.int64]
 WIDENING = 4.0
 FIRST_SHARE = 1.0 / 64.0
+# a core with more options is thinned for the search with a beam: about a second
+BEAM_OPTIONS = 2000
+# of the way from the bound to the best plan: all of it proves the plan, less of it still lifts the bound
+LAST_SHARES = (1.0, 0.5)
 # of the plans priced on the way to the peak, the last few are nearest to the limits
 LAST_PLANS = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exact:
-    """`tolerance`: relative gap at which the search may stop; `most_states`: states held in one search (about 40 bytes
-    each while extended)."""
+    """`tolerance`: relative gap at which the search may stop; `beam`: states per stage of the searches for a plan;
+    `most_work`: states formed in all searches together, about a second per 10 million."""
 
     tolerance: float = 1e-9
-    beam: int = 4096
-    most_states: int = 20_000_000
+    beam: int = 2048
+    most_work: int = 20_000_000
 
     name: ClassVar[str] = "exact"
     exact: ClassVar[bool] = True
@@ -65,41 +69,42 @@ class Exact:
         """(plan, proven lower bound)."""
         plans = [plan for start in dual.plans[-LAST_PLANS:] if (plan := fit(problem, start)) is not None]
         plan = min(plans, key=lambda plan: loss_of(problem, plan)) if plans else None
+        base = dual.plans[-1] if plan is None else plan
         worst = float(np.maximum.reduceat(problem.loss, problem.offsets[:-1]).sum())
         ceiling = worst if plan is None else loss_of(problem, plan)
-        bound, width = dual.bound, max(ceiling - dual.bound, 0.0)
-        eps = width * FIRST_SHARE
+        bound, work = dual.bound, self.most_work
+        eps = FIRST_SHARE * max(ceiling - bound, 0.0)
         while plan is None or relative_gap(ceiling, bound) > self.tolerance:
-            eps = min(eps, width)
-            found = make_core(problem, dual, eps).search(dual.bound + eps, most_states=self.most_states, beam=self.beam)
+            eps = min(eps, max(ceiling - dual.bound, 0.0))
+            core = make_core(problem, dual, base, eps, most_options=BEAM_OPTIONS)
+            # a thinned core proves nothing: it is only asked for a better plan
+            target = ceiling if core.thinned else dual.bound + eps
+            found = core.search(target, most_work=work, beam=self.beam)
+            work -= found.work
             if found.plan is not None and (plan is None or loss_of(problem, found.plan) < ceiling):
                 plan, ceiling = found.plan, loss_of(problem, found.plan)
-            if found.complete:
-                if found.plan is not None:
-                    return found.plan, loss_of(problem, found.plan)
-                bound = max(bound, min(dual.bound + eps, ceiling))
-            if eps >= width or found.plan is not None:
-                break
-            eps *= WIDENING
-        if plan is not None and relative_gap(ceiling, bound) <= self.tolerance:
-            return plan, bound
-        return self._finish(problem, dual, plan, bound, worst)
-
-    def _finish(
-        self, problem: Problem, dual: Dual, plan: Ints | None, bound: float, worst: float
-    ) -> tuple[Ints, float]:
-        """One complete search up to the best plan known, or narrower ones for the bound where that is too much."""
-        ceiling = worst if plan is None else loss_of(problem, plan)
-        eps = max(ceiling - dual.bound, 0.0)
-        for share in (1.0, 0.8, 0.6, 0.4):
-            if dual.bound + share * eps <= bound:
-                break
-            found = make_core(problem, dual, share * eps).search(dual.bound + share * eps, most_states=self.most_states)
             if found.complete and found.plan is not None:
                 return found.plan, loss_of(problem, found.plan)
             if found.complete:
-                bound = dual.bound + share * eps
+                bound = max(bound, min(dual.bound + eps, ceiling))
+            if found.plan is not None or dual.bound + eps >= ceiling or work <= 0:
                 break
+            eps *= WIDENING
+        for share in LAST_SHARES:
+            eps = share * (ceiling - dual.bound)
+            if (
+                work <= 0
+                or dual.bound + eps <= bound
+                or (plan is not None and relative_gap(ceiling, bound) <= self.tolerance)
+            ):
+                break
+            # the narrower search after a failed one keeps half of the work
+            found = make_core(problem, dual, base, eps).search(dual.bound + eps, most_work=work // 2)
+            work -= found.work
+            if found.complete and found.plan is not None:
+                return found.plan, loss_of(problem, found.plan)
+            if found.complete:
+                bound = dual.bound + eps
         if plan is None:
             raise out_of_reach(problem)
         return plan, min(bound, ceiling)

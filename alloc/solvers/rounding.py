@@ -30,6 +30,8 @@ def fit(problem: Problem, chosen: Ints) -> Ints | None:
         gain = problem.loss[plan][group_of] - problem.loss
         candidates = np.flatnonzero(gain > 0)
         spent = np.maximum(problem.costs[:, candidates] - problem.costs[:, plan[group_of[candidates]]], 0)
+        fits = (spent <= (problem.limits - total)[:, None]).all(axis=0)
+        candidates, spent = candidates[fits], spent[:, fits]
         order = np.argsort(-gain[candidates] / ((spent * scale[:, None]).sum(axis=0) + 1e-30), kind="stable")
         if not _spend(candidates[order], group_of, problem.loss, problem.costs, problem.limits, plan, total):
             break
