@@ -65,16 +65,17 @@ class OneLayer:
 
 
 def stratified(layers: Sequence[str], count: int, always: Sequence[str] = ()) -> list[str]:
-    """About `count` of the layers, in their own order: every type (last part of the name) at evenly spaced depths, the
+    """`count` of the layers, in their own order: every type (last part of the name) at evenly spaced depths, the
     types at staggered ones, and those of `always` that exist. All of them where count >= len(layers)."""
     if count < 1:
         raise ValueError(f"count must be >= 1, not {count}")
     if count >= len(layers):
         return list(layers)
+    chosen = {layer for layer in always if layer in layers}
     types: dict[str, list[str]] = {}
     for layer in layers:
-        types.setdefault(layer.rsplit(".", 1)[-1], []).append(layer)
-    chosen = {layer for layer in always if layer in layers}
+        if layer not in chosen:
+            types.setdefault(layer.rsplit(".", 1)[-1], []).append(layer)
     for turn, members in enumerate(types.values()):
         share = (count - len(chosen)) / (len(types) - turn)
         wanted = max(0, min(len(members), round(share)))
