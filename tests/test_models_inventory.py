@@ -12,17 +12,13 @@ from hydra import compose, initialize_config_dir
 from transformers import AutoModelForCausalLM, Qwen3MoeConfig
 
 from experiments.entry import CONF
+from experiments.inventory import main
 from quantizers.models.location import split_hash
 
 PRESETS = [(folder, path.stem) for folder in ("model", "text") for path in sorted((CONF / folder).glob("*.yaml"))]
 
 
-def inventory(*overrides: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "experiments.inventory", *overrides]
-    return subprocess.run(command, capture_output=True, text=True, cwd=CONF.parent, check=False)
-
-
-def test_layers_of_a_mixture_of_experts(tmp_path: Path) -> None:
+def test_layers_of_a_mixture_of_experts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = Qwen3MoeConfig(
         vocab_size=64,
         hidden_size=32,
@@ -34,18 +30,27 @@ def test_layers_of_a_mixture_of_experts(tmp_path: Path) -> None:
         num_experts_per_tok=1,
     )
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "model")
-    done = inventory(f"model.path={tmp_path / 'model'}", f"out={tmp_path / 'out'}")
-    assert done.returncode == 0, done.stderr
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("inventory", [f"model.path={tmp_path / 'model'}", f"out={tmp_path / 'out'}"])
+    main(cfg)
+    printed = capsys.readouterr().out
     layers = pd.read_csv(tmp_path / "out" / "layers.csv")
     assert list(layers) == ["layer", "out_features", "in_features", "fusion_group", "sensitivity"]
     assert len(layers) == 2 + 2 * (4 + 3 * 3)
-    assert "mlp.experts.gate_proj" in done.stdout
-    assert "26 layers in 16 fusion groups" in done.stdout  # a block: qkv, o, and two of each of three experts
+    assert "mlp.experts.gate_proj" in printed
+    assert "26 layers in 16 fusion groups" in printed  # a block: qkv, o, and two of each of three experts
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"layers.csv", "run.json"}
 
 
 def test_a_bad_model_is_one_line_and_no_file(tmp_path: Path) -> None:
-    done = inventory(f"model.path={tmp_path / 'absent'}", f"out={tmp_path / 'out'}")
+    command = [
+        sys.executable,
+        "-m",
+        "experiments.inventory",
+        f"model.path={tmp_path / 'absent'}",
+        f"out={tmp_path / 'out'}",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=CONF.parent, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert len(done.stderr.splitlines()) == 1

@@ -66,6 +66,8 @@ def config_values(
         found = metadata.get(f"{architecture}.{key}", default)
         if found is None:
             raise ValueError(f"the GGUF file lacks {architecture}.{key}")
+        if isinstance(found, list):
+            raise ValueError(f"{architecture}.{key} differs from block to block; accepted: one value for all blocks")
         return found
 
     if metadata.get(f"{architecture}.expert_count"):

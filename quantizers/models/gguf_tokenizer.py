@@ -14,7 +14,7 @@ from typing import Any
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 SPACE = "\u2581"  # SentencePiece's mark of a space
-NORMAL, CONTROL, USER_DEFINED, BYTE = 1, 3, 4, 6  # token types of GGUF
+NORMAL, CONTROL, USER_DEFINED = 1, 3, 4  # token types of GGUF
 LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -53,10 +53,13 @@ def build_tokenizer(settings: Mapping[str, Any]) -> Any | None:
     kind = value("model")
     if kind is None:
         return None
+    lists = ("tokens", "merges") if kind == "gpt2" else ("tokens", "scores")
+    if lacking := [key for key in lists if value(key) is None]:
+        raise ValueError(f"the GGUF file lacks tokenizer.ggml.{lacking[0]}")
     tokens, types = value("tokens"), value("token_type")
     types = types or [NORMAL] * len(tokens)
     if kind == "gpt2":
-        backend = byte_level(tokens, value("merges", []), str(value("pre", "default")))
+        backend = byte_level(tokens, value("merges"), str(value("pre", "default")))
     elif kind == "llama":
         backend = sentence_piece(tokens, value("scores"), types, prefix=bool(value("add_space_prefix", True)))
     else:
