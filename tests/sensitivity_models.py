@@ -53,7 +53,7 @@ def tokens(count: int, length: int) -> torch.Tensor:
 
 
 def exact_sensitivity(model: nn.Module, window: torch.Tensor) -> dict[str, float]:
-    """1 / 2T sum_t sum_y p_t(y) sum_i |w_i|^2 / in |d log p_t(y) / dw_i|^2, by a backward pass per position and token."""
+    """1 / 2T sum_t sum_y p_t(y) sum_i |w_i|^2 / in |d log p_t(y) / dw_i|^2: a backward pass per position and token."""
     slots: dict[str, LinearSlot] = linear_slots(model)
     weights = {name: model.get_parameter(f"{name}.weight") for name in slots}
     for weight in weights.values():
