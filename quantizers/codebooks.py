@@ -63,6 +63,13 @@ def checked_codebook(codebook: torch.Tensor, shape: tuple[int, ...], owner: str)
     return codebook.detach().to("cpu").contiguous()
 
 
+def ascending(codebook: torch.Tensor, key: torch.Tensor, owner: str) -> torch.Tensor:
+    """The codebook; ValueError unless its key (first coordinates) ascends, as the nearest-point searches assume."""
+    if bool((key[1:] < key[:-1]).any()):
+        raise ValueError(f"the codebook of {owner} does not ascend")
+    return codebook
+
+
 def fingerprint(codebook: torch.Tensor) -> str:
     """A short hash of the table: part of `settings()`, because the codes depend on it."""
     return hashlib.sha256(codebook.contiguous().numpy().tobytes()).hexdigest()[:16]

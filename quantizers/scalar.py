@@ -12,7 +12,7 @@ from functools import cache
 import torch
 
 from quantizers.base import Encoded, Quantizer, Setting
-from quantizers.codebooks import checked_codebook, computed, fingerprint
+from quantizers.codebooks import ascending, checked_codebook, computed, fingerprint
 from quantizers.lloyd_max import lloyd_max
 from quantizers.packing import pack, packed_bytes, unpack
 from quantizers.weights import checked, fitted_scale, half, normalized, rms
@@ -74,4 +74,5 @@ class NonUniform(Quantizer):
         return _levels(self.bits) if self.levels is None else self.levels
 
     def with_codebook(self, codebook: torch.Tensor) -> Quantizer:
-        return replace(self, levels=checked_codebook(codebook, (1 << self.bits,), self.name))
+        levels = checked_codebook(codebook, (1 << self.bits,), self.name)
+        return replace(self, levels=ascending(levels, levels, self.name))

@@ -13,7 +13,7 @@ from functools import cache
 import torch
 
 from quantizers.base import Encoded, Quantizer, Setting
-from quantizers.codebooks import checked_codebook, computed, fingerprint
+from quantizers.codebooks import ascending, checked_codebook, computed, fingerprint
 from quantizers.k_means import gaussian_k_means, nearest
 from quantizers.packing import pack, packed_bytes, unpack
 from quantizers.weights import checked, fitted_scale, half, normalized, rms
@@ -86,4 +86,5 @@ class Vector(Quantizer):
         return _points(self.index_bits) if self.points is None else self.points
 
     def with_codebook(self, codebook: torch.Tensor) -> Quantizer:
-        return replace(self, points=checked_codebook(codebook, (1 << self.index_bits, 2), self.name))
+        points = checked_codebook(codebook, (1 << self.index_bits, 2), self.name)
+        return replace(self, points=ascending(points, points[:, 0], self.name))

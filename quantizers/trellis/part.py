@@ -9,10 +9,16 @@ import numpy as np
 import torch
 
 from quantizers.trellis.states import state_values
-from quantizers.trellis.tiles import codes_to_states, from_tiles, states_to_codes, tile_grid, to_tiles
+from quantizers.trellis.tiles import STEPS, codes_to_states, from_tiles, states_to_codes, tile_grid, to_tiles
 from quantizers.trellis.viterbi import closest_paths
 
-WINDOW = 32  # steps on either side of the seam in the free pass
+
+def seam_window(step_bits: int, state_bits: int) -> int:
+    """Steps on either side of the seam in the free pass that closes a path.
+
+    Measured against 64 (all steps): within 0.06 % in distortion at every rate, L = 12 to 16; a fixed 32 is 0.5 % worse
+    at 1.5 bits, and a second seam half a tile away gains less than 0.02 % more."""
+    return min(STEPS // 2, -(-16 * state_bits // step_bits))
 
 
 def checked_state_bits(state_bits: int, step_bits: int) -> None:
@@ -32,7 +38,9 @@ def encode_part(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(codes uint8, decoded values (out, in)) of a source (out, in) float32 of variance near one."""
     values = state_values(table, step_bits, state_bits)
-    found = closest_paths(to_tiles(source).numpy(), values.numpy(), step_bits, window=WINDOW)
+    found = closest_paths(
+        to_tiles(source).numpy(), values.numpy(), step_bits, window=seam_window(step_bits, state_bits)
+    )
     states = torch.from_numpy(found.astype(np.int32))
     return states_to_codes(states, step_bits, state_bits), from_tiles(values[states], *source.shape)
 

@@ -12,7 +12,7 @@ import torch
 
 from quantizers.base import Encoded, Quantizer, Setting
 from quantizers.codebooks import checked_codebook, fingerprint
-from quantizers.trellis.part import WINDOW, checked_state_bits, decode_part, encode_part, part_bytes
+from quantizers.trellis.part import checked_state_bits, decode_part, encode_part, part_bytes, seam_window
 from quantizers.trellis.states import gain, state_table, table_shape
 from quantizers.weights import checked, fitted_scale, half, normalized, rms
 
@@ -51,7 +51,7 @@ class Trellis(Quantizer):
             "quantizer": self.name,
             "state_bits": self.state_bits,
             "gain": gain(self.codebook(), self.step_bits, self.state_bits),
-            "window": WINDOW,
+            "window": seam_window(self.step_bits, self.state_bits),
             "codebook": fingerprint(self.codebook()),
         }
 

@@ -70,7 +70,7 @@ def _last_state(
 ) -> int:
     """The state s = (o << k) | j whose path is the best one to overlap o, found 16 states at a time.
 
-    columns: (3, 2^L + 16) of |c|^2, c0, c1; best: (2^(L-k), 16); x0, x1: -2 x; sums, start: room for 2^k and 16 more."""
+    columns: (3, 2^L + 16) of |c|^2, c0, c1; best: (2^(L-k), 16); x0, x1: -2 x; sums, start: room for 2^k + 16."""
     states = 1 << k
     shared = min(states, best.shape[0])
     low = o << k
