@@ -1,0 +1,96 @@
+"""`experiments.sensitivity` and `experiments.evaluate` on a tiny model folder, as commands."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from sensitivity_models import VOCABULARY, tiny_llama
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model with a tokenizer of single words, and a text of random ones."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    out = tmp_path_factory.mktemp("tiny")
+    tiny_llama().save_pretrained(out / "model")
+    tokenizer = Tokenizer(models.WordLevel({f"w{i}": i for i in range(VOCABULARY)}, unk_token="w0"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="w0").save_pretrained(out / "model")
+    words = torch.randint(VOCABULARY, (6, 400), generator=torch.Generator().manual_seed(0))
+    lines = [" ".join(f"w{i}" for i in row) for row in words.tolist()]
+    (out / "text.txt").write_text("\n".join(lines) + "\n")
+    return out
+
+
+def run(name: str, folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", f"experiments.{name}", f"model.path={folder / 'model'}", "model.sha256=null"]
+    text = [f"text.path={folder / 'text.txt'}"]
+    return subprocess.run([*command, *text, *overrides], cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_layers_are_filled_and_checked(folder: Path, tmp_path: Path) -> None:
+    settings = ("calibration.window=32", "calibration.count=8", f"out={tmp_path}")
+    fisher = ("sensitivity=fisher", "+sensitivity.draws=8", "+sensitivity.tokens=32")
+    done = run("sensitivity", folder, *settings, *fisher, "check.layers=7", "check.quantizer=nuq-4", "loss=[nuq-4]")
+    assert done.returncode == 0, done.stderr
+    layers = pd.read_csv(tmp_path / "layers.csv")
+    assert layers.layer.iloc[0] == "model.embed_tokens"
+    assert layers.sensitivity.notna().tolist() == [False] + [True] * 14
+    assert set(layers.sensitivity_method.dropna()) == {"fisher"}
+    losses, check = pd.read_csv(tmp_path / "loss.csv"), pd.read_csv(tmp_path / "sensitivity_check.csv")
+    assert list(losses.layer) == list(layers.layer[1:])
+    assert len(check) == 7
+    merged = check.merge(layers, on="layer").merge(losses, on="layer", suffixes=("", "_all"))
+    assert merged.fisher.to_numpy() == pytest.approx((merged.sensitivity * merged.distortion).to_numpy())
+    assert merged.measured_loss.to_numpy() == pytest.approx(merged.loss.to_numpy())
+    # a second command fills the file that is there, and keeps what else it holds
+    layers.assign(note="kept").to_csv(tmp_path / "layers.csv", index=False)
+    done = run("sensitivity", folder, *settings, "sensitivity=constant")
+    assert done.returncode == 0, done.stderr
+    again = pd.read_csv(tmp_path / "layers.csv")
+    assert set(again.note) == {"kept"}
+    assert again.sensitivity.sum() == pytest.approx(1.0)
+    assert json.loads((tmp_path / "run.json").read_text())["config"]["sensitivity"]["_target_"].endswith("Constant")
+
+
+def test_a_foreign_layers_file_is_refused_and_kept(folder: Path, tmp_path: Path) -> None:
+    content = "layer,out_features,in_features,fusion_group,sensitivity\nother.layer,2,2,g,1.0\n"
+    (tmp_path / "layers.csv").write_text(content)
+    done = run("sensitivity", folder, f"out={tmp_path}")
+    assert done.returncode == 2
+    assert "it lacks the layer 'model.layers.0.mlp.down_proj'" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["layers.csv"]
+    assert (tmp_path / "layers.csv").read_text() == content
+
+
+def test_a_checkpoint_is_evaluated(folder: Path, tmp_path: Path) -> None:
+    from quantizers.checkpoint import LayerChoice, write_checkpoint
+    from quantizers.models import linear_slots, load_model
+
+    loaded = load_model(str(folder / "model"))
+    for rate in (3, 6):
+        choices = {name: LayerChoice(quantizer=f"nuq-{rate}") for name in linear_slots(loaded.model)}
+        write_checkpoint(tmp_path / f"n{rate}", loaded, choices, rotation_seed=0, state_bits=12, cache=None)
+    sizes = ("windows=3", "window=40")
+    done = run("evaluate", folder, *sizes, f"checkpoint=[{tmp_path}/n3,{tmp_path}/n6]", f"out={tmp_path / 'out'}")
+    assert done.returncode == 0, done.stderr
+    frame = pd.read_csv(tmp_path / "out/evaluation.csv")
+    summary = pd.read_csv(tmp_path / "out/summary.csv").set_index("plan")
+    assert frame.groupby("plan").window.count().to_dict() == {"reference": 3, "n3": 3, "n6": 3}
+    assert summary.loc["n3", "kl"] > summary.loc["n6", "kl"] > summary.loc["reference", "kl"] == 0
+    assert summary.loc["n3", "memory_bytes"] < summary.loc["n6", "memory_bytes"]
+    assert summary.loc["n6", "disk_bytes"] == sum(f.stat().st_size for f in (tmp_path / "n6").glob("*.safetensors"))
+    done = run("evaluate", folder, *sizes, f"checkpoint={tmp_path / 'none'}", f"out={tmp_path / 'failed'}")
+    assert done.returncode == 2
+    assert "holds no config.json" in done.stderr
+    assert not (tmp_path / "failed").exists()
