@@ -1,7 +1,7 @@
 r"""A folder that appears whole or not at all: built as `NAME.partial-PID` beside its place, synced, then renamed.
 
 A folder that stands there already is replaced only where `replaceable` says so, and only after the new one is complete;
-between the two renames (microseconds) a kill leaves the old one under `NAME.replaced-PID`, never half a folder."""
+between the two renames (microseconds) a kill leaves the old one as `NAME.replaced-PID`; the next call puts it back."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def atomic_folder(out: Path, *, replaceable: Callable[[Path], bool], needed_byte
             raise
         raise OSError(
             error.errno,
-            f"cannot write {out}: {os.strerror(error.errno)}; it needs {needed_bytes} bytes, {free} were free; "
+            f"cannot write {out}: {error.strerror}; it needs {needed_bytes} bytes, {free} were free; "
             f"nothing was left behind",
         ) from error
     except BaseException:
@@ -71,10 +71,16 @@ def sync(folder: Path) -> None:
 
 
 def remove_abandoned(out: Path) -> None:
-    """Remove what killed processes of this machine left beside `out`."""
-    for path in out.parent.glob(f"{out.name}.*-*"):
+    """Remove what killed processes of this machine left beside `out`; an old `out` that they took away comes back."""
+    for path in sorted(out.parent.iterdir()):
         kind, _, pid = path.name.removeprefix(f"{out.name}.").partition("-")
-        if kind in ("partial", "replaced") and pid.isdigit() and not alive(int(pid)):
+        if kind not in ("partial", "replaced") or not path.name.startswith(f"{out.name}.") or not pid.isdigit():
+            continue
+        if alive(int(pid)):
+            continue
+        if kind == "replaced" and not out.exists():
+            path.rename(out)
+        else:
             shutil.rmtree(path, ignore_errors=True)
 
 

@@ -58,7 +58,7 @@ def write_checkpoint(
     with atomic_folder(out, replaceable=is_checkpoint, needed_bytes=needed) as folder:
         writer = ShardWriter(folder, shard_bytes)
         for code in encode_layers(layers, None if cache is None else CodeCache(Path(cache)), progress):
-            for key, tensor in code.encoded.tensors.items():
+            for key, tensor in sorted(code.encoded.tensors.items()):  # the cache gives them in any order
                 writer.add(f"{code.layer.slot.name}.{key}", tensor)
             rows.append(code.report())
         codebooks, shared_bytes = add_codebooks(writer, quantizers)
