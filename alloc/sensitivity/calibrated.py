@@ -4,7 +4,7 @@ sum_l a_l d is the KL of all layers disturbed together only as long as it is qua
 corrects it: scale = KL measured with Gaussian noise of distortion d on all layers / sum_l a_l d, on calibration text.
 The ranking and every comparison of plans stay Fisher's; the predicted loss is that of the operating point.
 
-Cost: Fisher's, and three forwards a window (a clean one, one of each sign of the noise)."""
+Cost: Fisher's, and two forwards a window."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Calibrated:
     name: ClassVar[str] = "calibrated"
     fisher: Fisher = field(default_factory=Fisher)
     distortion: float = 0.006
-    count: int = 4
-    tokens: int = 512
+    count: int = 6
+    tokens: int = 1024
 
     def __post_init__(self) -> None:
         if not 0 < self.distortion < 1 or self.count < 1 or self.tokens < 2:
@@ -55,6 +55,7 @@ class Calibrated:
             windows[: self.count, : self.tokens],
             dict.fromkeys(slots, self.distortion),
             generator=generator,
+            antithetic=False,
             progress=progress,
         )
         scale = joint.kl / (table.sensitivity.sum() * self.distortion)
