@@ -52,5 +52,12 @@ def check_sensitivities(run: Workspace) -> None:
         write_csv(frame, path)
 
     cfg = run.cfg
-    inputs = [run.source(), settings(check), settings(cfg.calibration), settings(cfg.rotation), cfg.state_bits, cfg.seed]
+    inputs = [
+        run.source(),
+        settings(check),
+        settings(cfg.calibration),
+        settings(cfg.rotation),
+        cfg.state_bits,
+        cfg.seed,
+    ]
     run.stages.run("sensitivity check", work, settings=inputs, reads=[layers], writes=[path])

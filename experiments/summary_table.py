@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pandas as pd
 from rich.console import Console
@@ -11,13 +12,18 @@ from rich.table import Table
 from experiments.stages import Stages
 
 
+def records(frame: pd.DataFrame) -> list[Any]:
+    """The rows as objects with the columns as attributes."""
+    return list(frame.itertuples(index=False))
+
+
 def print_summary(summary: pd.DataFrame, stages: Stages, peak_bytes: int) -> None:
     """One row per plan on stdout; times and peak memory below."""
     table = Table(title="Predicted beside measured (loss and KL in nats/token, +- one standard error)")
     table.add_column("plan")
     for title in ("bits/weight", "layers MB", "disk MB", "perplexity", "KL to original", "loss +", "predicted +"):
         table.add_column(title, justify="right")
-    for row in summary.itertuples():
+    for row in records(summary):
         original = row.plan == "reference"
         predicted = "" if math.isnan(row.predicted_loss) else f"{row.predicted_loss:.4f}"
         table.add_row(

@@ -77,8 +77,10 @@ def count_storage(run: Workspace) -> None:
     def work() -> None:
         frame = pd.read_csv(layers)
         rows = [
-            (row.layer, quantizer.name, quantizer.storage_bytes(int(row.out_features), int(row.in_features)))
-            for row in frame.itertuples()
+            (layer, quantizer.name, quantizer.storage_bytes(out_features, in_features))
+            for layer, out_features, in_features in zip(
+                frame.layer, frame.out_features.tolist(), frame.in_features.tolist(), strict=True
+            )
             for quantizer in run.quantizers
         ]
         write_csv(pd.DataFrame(rows, columns=["layer", "quantizer", "bytes"]), path)
