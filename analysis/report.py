@@ -58,7 +58,8 @@ def model_name(info: Mapping[str, Any]) -> str:
     """Name of the model in run.json's config: `name`, or the last part of its `path`."""
     model = info.get("config", {}).get("model")
     model = model if isinstance(model, dict) else {}
-    return str(model.get("name") or str(model.get("path", "")).split("#")[0].rstrip("/").split("/")[-1] or "Unnamed model")
+    last = str(model.get("path", "")).split("#")[0].rstrip("/").split("/")[-1]
+    return str(model.get("name") or last or "Unnamed model")
 
 
 def reference(info: Mapping[str, Any]) -> str:
