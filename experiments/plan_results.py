@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pandas as pd
@@ -91,6 +92,7 @@ def summarise_plans(run: Workspace, plans: list[str]) -> pd.DataFrame:
     rows = [{"plan": REFERENCE, "memory_bytes": 2 * weights, "disk_bytes": 2 * whole}]
     for plan in plans:
         solution = read_allocation(plan_file(run, plan))
+        used = {choice.quantizer for choice in solution.layers.values()}
         folder = run.path(f"checkpoints/{plan}")
         rows.append(
             {
@@ -98,12 +100,12 @@ def summarise_plans(run: Workspace, plans: list[str]) -> pd.DataFrame:
                 "memory_bytes": solution.costs["memory_bytes"],
                 "disk_bytes": sum(file.stat().st_size for file in folder.glob("*.safetensors")),
                 "predicted_loss": solution.objective,
-                "lower_bound": solution.lower_bound,
+                # a uniform plan is optimal only in a palette of one: no bound on what the user's palette can do
+                "lower_bound": solution.lower_bound if len(used) > 1 else math.nan,
                 "seconds": run.stages.seconds.get(f"quantize {plan}", 0.0),
             }
         )
     frame = pd.DataFrame(rows).merge(measured, on="plan", validate="one_to_one")
     frame.insert(1, "bits_per_weight", 8 * frame.memory_bytes / weights)
-    frame["lower_bound"] = frame.lower_bound.where(frame.lower_bound > 0)  # a priced baseline proves no bound
     write_csv(frame, run.path("summary.csv"))
     return frame
