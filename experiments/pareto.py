@@ -32,7 +32,8 @@ def front(tables: Tables, cfg: DictConfig, measured: pd.DataFrame) -> pd.DataFra
     bits = sorted(8 * uniform_bytes(tables, quantizer) / weights for quantizer in members if quantizer != "fp16")
     rows = []
     for value in np.linspace(bits[0], bits[-1], POINTS):
-        solution = solve(tables, cfg, Budgets(bits_per_weight=float(value)))
+        # bytes, not bits: the first budget is the palette's minimum, which a rounded quotient would undercut
+        solution = solve(tables, cfg, Budgets(memory_bytes=round(float(value) * weights / 8)))
         rows.append((float(value), f"mixed-{value:.3f}-bits", solution.solver, solution))
     for quantizer in members:
         if quantizer != "fp16":

@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-import hydra
 import pandas as pd
 import torch
 from omegaconf import DictConfig
@@ -18,36 +17,27 @@ from analysis.sensitivity import method_table
 from experiments.entry import run, save_run
 from experiments.progress import bar
 from experiments.sensitivity_check import check_sensitivities
+from experiments.table_stages import with_sensitivities
 from experiments.workspace import Workspace, write_csv
 from quantizers import palette
 from quantizers.base import Quantizer
-from quantizers.models import inventory, linear_slots, load_model, load_text, token_windows
-
-FILLED = ("sensitivity", "sensitivity_se", "sensitivity_method")
+from quantizers.models import inventory
 
 
 def main(cfg: DictConfig) -> None:
     """Measure, write layers.csv, then the optional comparisons with the truth."""
-    method = hydra.utils.instantiate(cfg.sensitivity)
     quantizers = palette(list(cfg.loss), state_bits=cfg.state_bits) if cfg.loss else ()
-    loaded = load_model(cfg.model.path, verify_sha256=cfg.model.sha256)
-    slots, path = linear_slots(loaded.model), Path(cfg.out) / "layers.csv"
-    layers = existing(path, list(slots)) if path.is_file() else inventory(loaded.model)
-    text = load_text(cfg.text.path, min_characters=cfg.text.min_characters)
-    windows = token_windows(loaded.tokenizer, text.calibration, **cfg.calibration)
-    generator = torch.Generator().manual_seed(cfg.seed)
-    start = time.perf_counter()
-    with bar("sensitivity") as progress:
-        found = method.measure(loaded.model, slots, windows, generator=generator, progress=progress)
-    seconds = round(time.perf_counter() - start, 2)
-    kept = layers.drop(columns=[name for name in FILLED if name in layers.columns])
-    layers = kept.merge(found, on="layer", how="left", validate="one_to_one")
-    write_csv(layers, path)
-    print(f"{path}: {len(found)} layers by {method.name} in {seconds} s")
+    path = Path(cfg.out) / "layers.csv"
     workspace = Workspace(cfg=cfg, folder=path.parent)
-    workspace.loaded, workspace.text = loaded, text
+    names = list(workspace.slots)
+    layers = existing(path, names) if path.is_file() else inventory(workspace.loaded.model)
+    start = time.perf_counter()
+    layers = with_sensitivities(workspace, layers)
+    seconds = round(time.perf_counter() - start, 2)
+    write_csv(layers, path)
+    print(f"{path}: {len(names)} layers by {layers.sensitivity_method.dropna().iloc[0]} in {seconds} s")
     if quantizers:
-        write_csv(pd.concat([true_losses(workspace, q, windows) for q in quantizers]), path.parent / "loss.csv")
+        write_csv(pd.concat([true_losses(workspace, q) for q in quantizers]), path.parent / "loss.csv")
     if cfg.check.layers:
         check_sensitivities(workspace)
         print(method_table(pd.read_csv(path.parent / "sensitivity_check.csv")).to_string(index=False))
@@ -65,7 +55,7 @@ def existing(path: Path, names: list[str]) -> pd.DataFrame:
     return layers
 
 
-def true_losses(workspace: Workspace, quantizer: Quantizer, windows: torch.Tensor) -> pd.DataFrame:
+def true_losses(workspace: Workspace, quantizer: Quantizer) -> pd.DataFrame:
     """layer, quantizer, distortion, loss, loss_se: every layer alone quantized, in its rotated basis."""
 
     def decode(layer: str) -> torch.Tensor:
@@ -77,6 +67,7 @@ def true_losses(workspace: Workspace, quantizer: Quantizer, windows: torch.Tenso
 
     with bar(f"one-layer {quantizer.name}") as progress:
         method = OneLayer(decode=decode, quantizer=quantizer.name)
+        windows = workspace.calibration_windows()
         return method.measure(workspace.loaded.model, workspace.slots, windows, progress=progress)
 
 

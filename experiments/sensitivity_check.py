@@ -60,4 +60,4 @@ def check_sensitivities(run: Workspace) -> None:
         cfg.state_bits,
         cfg.seed,
     ]
-    run.stages.run("sensitivity check", work, settings=inputs, reads=[layers], writes=[path])
+    run.stages.run("sensitivity check", work, settings=inputs, reads=[layers], writes=[path], share=True)

@@ -12,15 +12,18 @@ from quantizers.distortion import gap_db, gaussian_distortion
 from quantizers.models import inventory
 from quantizers.rotation import gaussianity
 
+FILLED = ("sensitivity", "sensitivity_se", "sensitivity_method")
 GAUSSIAN_WEIGHTS = 1 << 19  # distortion to 0.3 % at one standard error
 
 
 def make_inventory(run: Workspace) -> None:
     """layers.csv without sensitivities."""
     path = run.path("inventory.csv")
-    run.stages.run(
-        "inventory", lambda: write_csv(inventory(run.loaded.model), path), settings=run.source(), writes=[path]
-    )
+
+    def work() -> None:
+        write_csv(inventory(run.loaded.model), path)
+
+    run.stages.run("inventory", work, settings=run.source(), writes=[path], share=True)
 
 
 def check_rotation(run: Workspace) -> None:
@@ -35,7 +38,7 @@ def check_rotation(run: Workspace) -> None:
                 progress(done + 1, len(run.slots), name)
         write_csv(pd.DataFrame(rows), path)
 
-    run.stages.run("rotation", work, settings=[run.source(), settings(run.cfg.rotation)], writes=[path])
+    run.stages.run("rotation", work, settings=[run.source(), settings(run.cfg.rotation)], writes=[path], share=True)
 
 
 def measure_rates(run: Workspace) -> None:
@@ -67,7 +70,7 @@ def measure_rates(run: Workspace) -> None:
         write_csv(frame.drop(columns=["weights", "state_bits", "gap_db"]), tables)
 
     inputs = [[quantizer.settings() for quantizer in run.quantizers], GAUSSIAN_WEIGHTS]
-    run.stages.run("rate-distortion", work, settings=inputs, writes=[tables, curve])
+    run.stages.run("rate-distortion", work, settings=inputs, writes=[tables, curve], share=True)
 
 
 def count_storage(run: Workspace) -> None:
@@ -94,14 +97,19 @@ def measure_sensitivities(run: Workspace) -> None:
     base, path = run.path("inventory.csv"), run.path("layers.csv")
 
     def work() -> None:
-        method = hydra.utils.instantiate(run.cfg.sensitivity)
-        generator = torch.Generator().manual_seed(run.cfg.seed)
-        with bar("sensitivity") as progress:
-            found = method.measure(
-                run.loaded.model, run.slots, run.calibration_windows(), generator=generator, progress=progress
-            )
-        frame = pd.read_csv(base).drop(columns=["sensitivity"])
-        write_csv(frame.merge(found, on="layer", how="left", validate="one_to_one"), path)
+        write_csv(with_sensitivities(run, pd.read_csv(base)), path)
 
     inputs = [run.source(), settings(run.cfg.sensitivity), settings(run.cfg.calibration), run.cfg.seed]
-    run.stages.run("sensitivity", work, settings=inputs, reads=[base], writes=[path])
+    run.stages.run("sensitivity", work, settings=inputs, reads=[base], writes=[path], share=True)
+
+
+def with_sensitivities(run: Workspace, layers: pd.DataFrame) -> pd.DataFrame:
+    """`layers` (a row per layer) with the columns of FILLED measured anew by the configured method."""
+    method = hydra.utils.instantiate(run.cfg.sensitivity)
+    generator = torch.Generator().manual_seed(run.cfg.seed)
+    with bar("sensitivity") as progress:
+        found = method.measure(
+            run.loaded.model, run.slots, run.calibration_windows(), generator=generator, progress=progress
+        )
+    kept = layers.drop(columns=[name for name in FILLED if name in layers.columns])
+    return kept.merge(found, on="layer", how="left", validate="one_to_one")

@@ -14,6 +14,7 @@ from experiments.stages import Stages
 from quantizers import palette
 from quantizers.base import Quantizer
 from quantizers.models import LinearSlot, LoadedModel, TextSplit, linear_slots, load_model, load_text, token_windows
+from quantizers.models.location import resolve_file, resolve_model
 from quantizers.rotation import Rotation
 
 
@@ -26,8 +27,7 @@ class Workspace:
     stages: Stages = field(init=False)
 
     def __post_init__(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.stages = Stages(self.folder)
+        self.stages = Stages(self.folder, cache=Path(self.cfg.cache) / "stages" if "cache" in self.cfg else None)
 
     @cached_property
     def loaded(self) -> LoadedModel:
@@ -66,12 +66,19 @@ class Workspace:
         return Rotation(in_features=slot.weight.shape[1], seed=self.cfg.rotation.seed, group=slot.fusion_group)
 
     def source(self) -> dict[str, object]:
-        """What decides the reference model, for fingerprints."""
-        return {"model": settings(self.cfg.model), "text": settings(self.cfg.text)}
+        """What decides the reference model and the text, for fingerprints: settings, and the files behind them."""
+        files = [resolve_model(self.cfg.model.path), resolve_file(self.cfg.text.path)]
+        return {"model": settings(self.cfg.model), "text": settings(self.cfg.text), "files": [state(f) for f in files]}
 
     def path(self, name: str) -> Path:
         """A file of the run folder."""
         return self.folder / name
+
+
+def state(path: Path) -> list[tuple[str, int, int]]:
+    """Name, size and time of change of a file, or of those directly in a folder: another content, another state."""
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
 
 
 def settings(cfg: DictConfig) -> object:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM, PreTrainedTokenizerFast
 
 from quantizers.models import LinearSlot, linear_slots
 
@@ -28,6 +30,17 @@ def tiny_llama() -> nn.Module:
         tie_word_embeddings=True,
     )
     return LlamaForCausalLM(config).eval().requires_grad_(False)
+
+
+def write_tiny_folder(out: Path) -> None:
+    """`out/model`, a checkpoint with a tokenizer of single words, and `out/text.txt`, documents of random ones."""
+    tiny_llama().save_pretrained(out / "model")
+    tokenizer = Tokenizer(models.WordLevel({f"w{i}": i for i in range(VOCABULARY)}, unk_token="w0"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="w0").save_pretrained(out / "model")
+    words = torch.randint(VOCABULARY, (6, 400), generator=torch.Generator().manual_seed(0))
+    lines = [" ".join(f"w{i}" for i in row) for row in words.tolist()]
+    (out / "text.txt").write_text("\n".join(lines) + "\n")
 
 
 def tiny_mixtral() -> nn.Module:

@@ -58,3 +58,29 @@ def test_file_hash_sees_contents_and_absence(tmp_path: Path) -> None:
     assert file_hash(first) == file_hash(second)
     second.write_bytes(b"other")
     assert len({file_hash(first), file_hash(second), file_hash(tmp_path / "absent")}) == 3
+
+
+def test_runs_share_a_result_until_it_is_damaged(tmp_path: Path) -> None:
+    ran: list[str] = []
+
+    def go(name: str) -> bool:
+        folder = tmp_path / name
+        result = folder / "out.csv"
+
+        def work() -> None:
+            ran.append(name)
+            folder.mkdir(exist_ok=True)
+            result.write_text("measured")
+
+        stages = Stages(folder, cache=tmp_path / "cache")
+        did = stages.run("measure", work, settings=1, writes=[result], share=True)
+        assert result.read_text() == "measured"
+        return did
+
+    assert go("a")
+    assert not go("b")
+    assert not go("b"), "and now it is the run's own"
+    (kept,) = (tmp_path / "cache").glob("*/out.csv")
+    kept.write_text("damaged")
+    assert go("c")
+    assert ran == ["a", "c"]

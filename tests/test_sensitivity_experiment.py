@@ -9,26 +9,16 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import torch
-from sensitivity_models import VOCABULARY, tiny_llama
+from sensitivity_models import write_tiny_folder
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model with a tokenizer of single words, and a text of random ones."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
+    """A model and a text."""
     out = tmp_path_factory.mktemp("tiny")
-    tiny_llama().save_pretrained(out / "model")
-    tokenizer = Tokenizer(models.WordLevel({f"w{i}": i for i in range(VOCABULARY)}, unk_token="w0"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="w0").save_pretrained(out / "model")
-    words = torch.randint(VOCABULARY, (6, 400), generator=torch.Generator().manual_seed(0))
-    lines = [" ".join(f"w{i}" for i in row) for row in words.tolist()]
-    (out / "text.txt").write_text("\n".join(lines) + "\n")
+    write_tiny_folder(out)
     return out
 
 
