@@ -1,74 +1,90 @@
 """Weights -> codes -> weights: the palette, by name, and what every member of it promises (`quantizers.base`).
 
-A family is a tuple of rates and a class; a quantizer's name is `<family>-<rate>`, or `fp16`. `state_bits` (L) is a
-setting of the trellis families alone: 16 as published, smaller where a CPU must finish soon."""
+A family is a list of quantizers, each of which says its own name: `tcq-3.5`, `int-4-g128`, `mxfp4`. To add one, write its
+file and a line of FAMILIES; the tests run over the list. `state_bits` (L) is a setting of the trellis families alone:
+16 as published, smaller where a CPU must finish soon."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
+from itertools import product
 
+from quantizers.affine_integer import AffineInteger
 from quantizers.base import Encoded, Quantizer
+from quantizers.fp4 import fp4, nvfp4
 from quantizers.fp16 import Float16
+from quantizers.grouped_integer import grouped_integer
 from quantizers.integer import Integer
+from quantizers.lattice import Lattice
+from quantizers.microscaling import mxfp4, mxint8
+from quantizers.normal_float import normal_float
 from quantizers.scalar import NonUniform
+from quantizers.scales import Float16Scale, TwoLevel
 from quantizers.trellis import HalfTrellis, Trellis
 from quantizers.vector import Vector
 
 __all__ = ["FAMILIES", "Encoded", "Family", "Quantizer", "make_quantizer", "names", "palette"]
 
+PUBLISHED_STATE_BITS = 16
+GROUPS = (32, 64, 128)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
-    """Quantizers that differ in their rate alone; `make(rate, state_bits)` gives one of `rates`."""
+    """`members`: the name of a quantizer -> that quantizer at a given `state_bits`, in the order of their rates."""
 
     name: str
-    rates: tuple[float, ...]
-    make: Callable[[float, int], Quantizer]
-
-    def member(self, rate: float) -> str:
-        """The name of the quantizer of this rate."""
-        return self.name if self.name == "fp16" else f"{self.name}-{rate:g}"
+    members: Mapping[str, Callable[[int], Quantizer]]
 
 
-def _rates(first: float, last: float, step: float) -> tuple[float, ...]:
-    return tuple(first + step * i for i in range(round((last - first) / step) + 1))
+def _fixed(name: str, members: Iterable[Quantizer]) -> Family:
+    """A family that has no states."""
+
+    def same(quantizer: Quantizer, state_bits: int) -> Quantizer:
+        return quantizer
+
+    return Family(name=name, members={quantizer.name: partial(same, quantizer) for quantizer in members})
+
+
+def _trellis(name: str, makers: Iterable[Callable[[int], Quantizer]]) -> Family:
+    """A family whose members are made with `state_bits`, which their names leave out."""
+    return Family(name=name, members={make(PUBLISHED_STATE_BITS).name: make for make in makers})
 
 
 FAMILIES: tuple[Family, ...] = (
-    Family(name="fp16", rates=(16,), make=lambda rate, state_bits: Float16()),
-    Family(name="int", rates=_rates(2, 8, 1), make=lambda rate, state_bits: Integer(bits=int(rate))),
-    Family(name="nuq", rates=_rates(2, 8, 1), make=lambda rate, state_bits: NonUniform(bits=int(rate))),
-    Family(name="vq", rates=_rates(1.5, 6, 0.5), make=lambda rate, state_bits: Vector(index_bits=int(2 * rate))),
-    Family(
-        name="tcq",
-        rates=_rates(1.5, 5, 0.5),
-        make=lambda rate, state_bits: Trellis(step_bits=int(2 * rate), state_bits=state_bits),
-    ),
-    Family(
-        name="half-tcq",
-        rates=_rates(1.75, 4.75, 0.5),
-        make=lambda rate, state_bits: HalfTrellis(step_bits=int(2 * rate - 0.5), state_bits=state_bits),
-    ),
+    _fixed("fp16", [Float16()]),
+    _fixed("int", [Integer(bits=bits) for bits in range(2, 9)]),
+    _fixed("int-group", [grouped_integer(bits, group) for bits, group in product((2, 3, 4, 8), GROUPS)]),
+    _fixed("int-asym", [AffineInteger(bits=bits, group=group) for bits, group in product((2, 3, 4, 8), GROUPS)]),
+    _fixed("nf", [normal_float(bits, group, Float16Scale()) for bits, group in product((3, 4), GROUPS)]),
+    _fixed("nf-e4m3", [normal_float(bits, group, TwoLevel()) for bits, group in product((3, 4), GROUPS)]),
+    _fixed("fp4", [*(fp4(group) for group in GROUPS), nvfp4()]),
+    _fixed("mx", [mxfp4(), mxint8()]),
+    _fixed("nuq", [NonUniform(bits=bits) for bits in range(2, 9)]),
+    _fixed("vq", [Vector(index_bits=bits) for bits in range(3, 13)]),
+    _fixed("e8", [Lattice()]),
+    _trellis("tcq", [lambda L, k=k: Trellis(step_bits=k, state_bits=L) for k in range(3, 11)]),
+    _trellis("half-tcq", [lambda L, k=k: HalfTrellis(step_bits=k, state_bits=L) for k in range(3, 10)]),
 )
 
 
 def names() -> tuple[str, ...]:
-    """All quantizers, in the order of the families and their rates."""
-    return tuple(family.member(rate) for family in FAMILIES for rate in family.rates)
+    """All quantizers, in the order of the families and their members."""
+    return tuple(name for family in FAMILIES for name in family.members)
 
 
-def make_quantizer(name: str, state_bits: int = 16) -> Quantizer:
+def make_quantizer(name: str, state_bits: int = PUBLISHED_STATE_BITS) -> Quantizer:
     """The quantizer of this name; ValueError, with the names that exist, where there is none."""
     for family in FAMILIES:
-        for rate in family.rates:
-            if family.member(rate) == name:
-                return family.make(rate, state_bits)
+        if name in family.members:
+            return family.members[name](state_bits)
     raise ValueError(f"no quantizer is named {name!r}; there are {', '.join(names())}")
 
 
-def palette(patterns: Iterable[str], state_bits: int = 16) -> tuple[Quantizer, ...]:
+def palette(patterns: Iterable[str], state_bits: int = PUBLISHED_STATE_BITS) -> tuple[Quantizer, ...]:
     """The quantizers whose whole name fits one of the shell patterns; ValueError where a pattern fits none."""
     patterns = tuple(patterns)
     for pattern in patterns:

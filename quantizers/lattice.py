@@ -1,0 +1,71 @@
+r"""Eight weights at once to the nearest of the 2^16 points of E8P (`e8`, 2 bits a weight; `quantizers.e8p`).
+
+    (w_8i .. w_8i+7) ~ s p_j,   j = argmin |g w / rms - p_j|^2,   s refitted per row by least squares (float16)
+
+A row whose length is no multiple of 8 is filled with zeros, which are charged: 2 ceil(C / 8) bytes a row. Codes are j, 16
+bits each, row-major, little-endian. g = 1.03 (QuIP#) is the best gain for a Gaussian source in steps of 0.01."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from quantizers.base import Encoded, Quantizer, Setting
+from quantizers.blocks import block_count, from_blocks, to_blocks
+from quantizers.e8p import DIMENSIONS, nearest_points, points
+from quantizers.packing import pack, unpack
+from quantizers.weights import checked, fitted_scale, half, normalized, rms
+
+CODE_BITS = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lattice(Quantizer):
+    """`e8`. `gain`: what the source of unit variance is multiplied by before the search."""
+
+    gain: float = 1.03
+
+    @property
+    def name(self) -> str:
+        return "e8"
+
+    @property
+    def bits_per_weight(self) -> float:
+        return CODE_BITS / DIMENSIONS
+
+    @property
+    def bytes_per_row(self) -> int:
+        return 2
+
+    @property
+    def rotated(self) -> bool:
+        return True
+
+    def settings(self) -> dict[str, Setting]:
+        return {"quantizer": self.name, "gain": self.gain}
+
+    def storage_bytes(self, out_features: int, in_features: int) -> int:
+        return 2 * out_features * block_count(in_features, DIMENSIONS) + 2 * out_features
+
+    def encode(self, weight: torch.Tensor) -> Encoded:
+        matrix = checked(weight)
+        rows, columns = matrix.shape
+        source = to_blocks(normalized(matrix, half(rms(matrix))) * self.gain, DIMENSIONS)
+        index = torch.from_numpy(nearest_points(source.view(-1, DIMENSIONS).numpy()))
+        coded = from_blocks(points(index).view(source.shape), columns)
+        tensors = {"codes": pack(index, CODE_BITS), "row_scale": fitted_scale(matrix, coded)}
+        return Encoded(out_features=rows, in_features=columns, tensors=tensors)
+
+    def decode(self, encoded: Encoded) -> torch.Tensor:
+        rows, columns = encoded.out_features, encoded.in_features
+        vectors = block_count(columns, DIMENSIONS)
+        index = unpack(encoded.tensors["codes"], CODE_BITS, rows * vectors)
+        coded = from_blocks(points(index).view(rows, vectors, DIMENSIONS), columns)
+        return coded * encoded.tensors["row_scale"].to(torch.float32)[:, None]
+
+    def codebook(self) -> torch.Tensor | None:
+        return None
+
+    def with_codebook(self, codebook: torch.Tensor) -> Quantizer:
+        raise ValueError(f"{self.name} reads no codebook, got one of shape {tuple(codebook.shape)}")
