@@ -13,15 +13,15 @@ from dataclasses import dataclass
 import torch
 
 from quantizers.base import Encoded, Quantizer, Setting
-from quantizers.blocks import block_count, checked_blocks, from_blocks, nearest_codes, spread, to_blocks
+from quantizers.blocks import block_count, checked_blocks, nearest_codes, spread_from, to_blocks
 from quantizers.codebooks import fingerprint
+from quantizers.columns import ColumnQuantizer, Tensors, encode_at_once
 from quantizers.packing import pack, packed_bytes, unpack
 from quantizers.scales import ScaleFormat
-from quantizers.weights import checked, normalized
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Block(Quantizer):
+class Block(ColumnQuantizer):
     """`label`: the name; `values`: what the codes 0 .. 2^bits - 1 stand for; `group`: weights a block."""
 
     label: str
@@ -63,22 +63,37 @@ class Block(Quantizer):
         return packed_bytes(out_features * in_features, self.bits) + scales + self.scale.bytes_per_layer
 
     def encode(self, weight: torch.Tensor) -> Encoded:
-        matrix = checked(weight)
-        rows, columns = matrix.shape
-        blocks = to_blocks(matrix, self.group)
-        tensors = self.scale.encode(blocks.abs().amax(2), max(self.values))
-        scale = self.scale.decode(tensors)
-        unit = from_blocks(normalized(blocks.view(-1, self.group), scale.view(-1)).view(blocks.shape), columns)
-        codes = pack(nearest_codes(unit, torch.tensor(self.values)), self.bits)
-        return Encoded(out_features=rows, in_features=columns, tensors={"codes": codes, **tensors})
+        return encode_at_once(self, weight)
+
+    @property
+    def column_block(self) -> int:
+        return 1
+
+    def scales(self, weight: torch.Tensor) -> dict[str, torch.Tensor]:
+        return self.scale.encode(to_blocks(weight, self.group).abs().amax(2), max(self.values))
+
+    def code_columns(self, columns: torch.Tensor, scales: Tensors, first: int) -> torch.Tensor:
+        scale = self.scale.decode(scales)
+        inverse = torch.where(scale == 0, 0.0, 1.0 / scale.double()).float()
+        unit = columns * spread_from(inverse, self.group, first, columns.shape[1])
+        return nearest_codes(unit, torch.tensor(self.values))
+
+    def decode_columns(self, symbols: torch.Tensor, scales: Tensors, first: int, width: int) -> torch.Tensor:
+        levels = torch.tensor(self.values, device=symbols.device)
+        return levels[symbols] * spread_from(self.scale.decode(scales), self.group, first, width)
+
+    def assemble(
+        self, weight: torch.Tensor, symbols: torch.Tensor, scales: Tensors, metric: torch.Tensor | None = None
+    ) -> Encoded:
+        tensors = {"codes": pack(symbols, self.bits), **scales}
+        return Encoded(out_features=weight.shape[0], in_features=weight.shape[1], tensors=tensors)
 
     def decode(self, encoded: Encoded) -> torch.Tensor:
         rows, columns = encoded.out_features, encoded.in_features
         codes = encoded.tensors["codes"]
         checked_blocks(encoded.tensors["scales"], rows, columns, self.group, "scales")
-        values = torch.tensor(self.values, device=codes.device)
-        unit = values[unpack(codes, self.bits, rows * columns)].view(rows, columns)
-        return unit * spread(self.scale.decode(encoded.tensors), self.group, columns)
+        symbols = unpack(codes, self.bits, rows * columns).view(rows, columns)
+        return self.decode_columns(symbols, encoded.tensors, 0, columns)
 
     def codebook(self) -> torch.Tensor | None:
         return None

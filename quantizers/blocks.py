@@ -31,6 +31,14 @@ def spread(per_block: torch.Tensor, group: int, in_features: int) -> torch.Tenso
     return per_block.repeat_interleave(group, dim=1)[:, :in_features]
 
 
+def spread_from(per_block: torch.Tensor, group: int, first: int, width: int) -> torch.Tensor:
+    """The columns first .. first + width - 1 of `spread`, (out, width)."""
+    begin = first // group
+    return spread(per_block[:, begin : -(-(first + width) // group)], group, first + width - begin * group)[
+        :, first - begin * group :
+    ]
+
+
 def checked_blocks(stored: torch.Tensor, rows: int, in_features: int, group: int, what: str) -> torch.Tensor:
     """`stored`; ValueError unless it is (rows, blocks)."""
     shape = (rows, block_count(in_features, group))

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 import torch
 
 from quantizers.base import Encoded, Quantizer, Setting
+from quantizers.columns import ColumnQuantizer, Tensors, encode_at_once
 from quantizers.packing import pack, packed_bytes, unpack
-from quantizers.weights import checked, half, normalized
+from quantizers.weights import half, normalized
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Integer(Quantizer):
+class Integer(ColumnQuantizer):
     """`int-B`: B bits a weight (2..8) and one float16 scale a row."""
 
     bits: int
@@ -48,18 +49,36 @@ class Integer(Quantizer):
         return packed_bytes(out_features * in_features, self.bits) + 2 * out_features
 
     def encode(self, weight: torch.Tensor) -> Encoded:
-        matrix = checked(weight)
-        largest = (1 << (self.bits - 1)) - 1
-        scale = half(matrix.abs().amax(1).double() / largest)
-        q = normalized(matrix, scale).round().clamp(-largest, largest)
-        codes = pack(q.to(torch.int32) + largest, self.bits)
-        tensors = {"codes": codes, "row_scale": scale}
-        return Encoded(out_features=matrix.shape[0], in_features=matrix.shape[1], tensors=tensors)
+        return encode_at_once(self, weight)
+
+    @property
+    def column_block(self) -> int:
+        return 1
+
+    def scales(self, weight: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"row_scale": half(weight.abs().amax(1).double() / self._largest)}
+
+    def code_columns(self, columns: torch.Tensor, scales: Tensors, first: int) -> torch.Tensor:
+        q = normalized(columns, scales["row_scale"]).round().clamp(-self._largest, self._largest)
+        return q.to(torch.int32) + self._largest
+
+    def decode_columns(self, symbols: torch.Tensor, scales: Tensors, first: int, width: int) -> torch.Tensor:
+        return (symbols - self._largest).to(torch.float32) * scales["row_scale"].to(torch.float32)[:, None]
+
+    def assemble(
+        self, weight: torch.Tensor, symbols: torch.Tensor, scales: Tensors, metric: torch.Tensor | None = None
+    ) -> Encoded:
+        tensors = {"codes": pack(symbols, self.bits), "row_scale": scales["row_scale"]}
+        return Encoded(out_features=weight.shape[0], in_features=weight.shape[1], tensors=tensors)
 
     def decode(self, encoded: Encoded) -> torch.Tensor:
         shape = (encoded.out_features, encoded.in_features)
-        q = unpack(encoded.tensors["codes"], self.bits, shape[0] * shape[1]) - ((1 << (self.bits - 1)) - 1)
-        return q.view(shape).to(torch.float32) * encoded.tensors["row_scale"].to(torch.float32)[:, None]
+        symbols = unpack(encoded.tensors["codes"], self.bits, shape[0] * shape[1]).view(shape)
+        return self.decode_columns(symbols, encoded.tensors, 0, shape[1])
+
+    @property
+    def _largest(self) -> int:
+        return (1 << (self.bits - 1)) - 1
 
     def codebook(self) -> torch.Tensor | None:
         return None

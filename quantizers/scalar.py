@@ -13,9 +13,10 @@ import torch
 
 from quantizers.base import Encoded, Quantizer, Setting
 from quantizers.codebooks import ascending, checked_codebook, computed, fingerprint
+from quantizers.columns import ColumnQuantizer, Tensors, encode_at_once
 from quantizers.lloyd_max import lloyd_max
 from quantizers.packing import pack, packed_bytes, unpack
-from quantizers.weights import checked, fitted_scale, half, normalized, rms
+from quantizers.weights import fitted_scale, half, normalized, rms
 
 
 @cache
@@ -24,7 +25,7 @@ def _levels(bits: int) -> torch.Tensor:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NonUniform(Quantizer):
+class NonUniform(ColumnQuantizer):
     """`nuq-B`: B bits a weight (2..8), one float16 scale a row; `levels`: (2^B,) float16, computed where None."""
 
     bits: int
@@ -57,11 +58,29 @@ class NonUniform(Quantizer):
         return packed_bytes(out_features * in_features, self.bits) + 2 * out_features
 
     def encode(self, weight: torch.Tensor) -> Encoded:
-        matrix = checked(weight)
+        return encode_at_once(self, weight)
+
+    @property
+    def column_block(self) -> int:
+        return 1
+
+    def scales(self, weight: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"row_scale": half(rms(weight))}
+
+    def code_columns(self, columns: torch.Tensor, scales: Tensors, first: int) -> torch.Tensor:
         levels = self.codebook().to(torch.float32)
-        index = torch.bucketize(normalized(matrix, half(rms(matrix))), (levels[1:] + levels[:-1]) / 2, out_int32=True)
-        tensors = {"codes": pack(index, self.bits), "row_scale": fitted_scale(matrix, levels[index])}
-        return Encoded(out_features=matrix.shape[0], in_features=matrix.shape[1], tensors=tensors)
+        source = normalized(columns, scales["row_scale"])
+        return torch.bucketize(source, (levels[1:] + levels[:-1]) / 2, out_int32=True)
+
+    def decode_columns(self, symbols: torch.Tensor, scales: Tensors, first: int, width: int) -> torch.Tensor:
+        return self.codebook().to(torch.float32)[symbols] * scales["row_scale"].to(torch.float32)[:, None]
+
+    def assemble(
+        self, weight: torch.Tensor, symbols: torch.Tensor, scales: Tensors, metric: torch.Tensor | None = None
+    ) -> Encoded:
+        scale = fitted_scale(weight, self.codebook().to(torch.float32)[symbols], metric)
+        tensors = {"codes": pack(symbols, self.bits), "row_scale": scale}
+        return Encoded(out_features=weight.shape[0], in_features=weight.shape[1], tensors=tensors)
 
     def decode(self, encoded: Encoded) -> torch.Tensor:
         shape = (encoded.out_features, encoded.in_features)

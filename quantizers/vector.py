@@ -14,9 +14,10 @@ import torch
 
 from quantizers.base import Encoded, Quantizer, Setting
 from quantizers.codebooks import ascending, checked_codebook, computed, fingerprint
+from quantizers.columns import ColumnQuantizer, Tensors, encode_at_once
 from quantizers.k_means import gaussian_k_means, nearest
 from quantizers.packing import pack, packed_bytes, unpack
-from quantizers.weights import checked, fitted_scale, half, normalized, rms
+from quantizers.weights import fitted_scale, half, normalized, rms
 
 SAMPLES = 512  # per point, as far as MOST: their own error is then below 0.1 %
 MOST = 1 << 20
@@ -32,7 +33,7 @@ def _points(index_bits: int) -> torch.Tensor:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Vector(Quantizer):
+class Vector(ColumnQuantizer):
     """`vq-R`: `index_bits` = 2 R (3..12) for two weights; `points`: (2^index_bits, 2) float16, computed where None."""
 
     index_bits: int
@@ -65,14 +66,35 @@ class Vector(Quantizer):
         return packed_bytes(out_features * -(-in_features // 2), self.index_bits) + 2 * out_features
 
     def encode(self, weight: torch.Tensor) -> Encoded:
-        matrix = checked(weight)
-        rows, columns = matrix.shape
+        return encode_at_once(self, weight)
+
+    @property
+    def column_block(self) -> int:
+        return 2
+
+    def scales(self, weight: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"row_scale": half(rms(weight))}
+
+    def code_columns(self, columns: torch.Tensor, scales: Tensors, first: int) -> torch.Tensor:
         points = self.codebook().to(torch.float32)
-        source = torch.nn.functional.pad(normalized(matrix, half(rms(matrix))), (0, columns % 2))
-        index = torch.from_numpy(nearest(source.view(-1, 2).numpy(), points.numpy())).to(torch.int32)
-        coded = points[index].view(rows, -1)[:, :columns]
-        tensors = {"codes": pack(index, self.index_bits), "row_scale": fitted_scale(matrix, coded)}
+        source = torch.nn.functional.pad(normalized(columns, scales["row_scale"]), (0, columns.shape[1] % 2))
+        index = nearest(source.view(-1, 2).numpy(), points.numpy())
+        return torch.from_numpy(index).to(torch.int32).view(columns.shape[0], -1)
+
+    def decode_columns(self, symbols: torch.Tensor, scales: Tensors, first: int, width: int) -> torch.Tensor:
+        return self._unit(symbols, width) * scales["row_scale"].to(torch.float32)[:, None]
+
+    def assemble(
+        self, weight: torch.Tensor, symbols: torch.Tensor, scales: Tensors, metric: torch.Tensor | None = None
+    ) -> Encoded:
+        rows, columns = weight.shape
+        scale = fitted_scale(weight, self._unit(symbols, columns), metric)
+        tensors = {"codes": pack(symbols, self.index_bits), "row_scale": scale}
         return Encoded(out_features=rows, in_features=columns, tensors=tensors)
+
+    def _unit(self, symbols: torch.Tensor, width: int) -> torch.Tensor:
+        """(out, pairs) -> (out, width) at scale one."""
+        return self.codebook().to(torch.float32)[symbols].view(len(symbols), -1)[:, :width]
 
     def decode(self, encoded: Encoded) -> torch.Tensor:
         rows, columns = encoded.out_features, encoded.in_features

@@ -21,10 +21,10 @@ def checked(weight: torch.Tensor) -> torch.Tensor:
 
 
 def half(scale: torch.Tensor) -> torch.Tensor:
-    """Row scales (out,) as float16; ValueError where one is out of its range."""
+    """Scales as float16; ValueError where one is out of its range."""
     rounded = scale.to(torch.float16)
     if not bool(torch.isfinite(rounded).all()):
-        raise ValueError(f"a row scale of {scale.abs().max().item():.3g} exceeds float16 (at most 65504)")
+        raise ValueError(f"a scale of {scale.abs().max().item():.3g} exceeds float16 (at most 65504)")
     return rounded
 
 
@@ -39,13 +39,17 @@ def normalized(matrix: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     return matrix * inverse[:, None]
 
 
-def fitted_scale(matrix: torch.Tensor, coded: torch.Tensor) -> torch.Tensor:
-    """The least-squares scale of every row, (out,) float16. The error is quadratic: rounding keeps the nearest."""
+def fitted_scale(matrix: torch.Tensor, coded: torch.Tensor, metric: torch.Tensor | None = None) -> torch.Tensor:
+    """The least-squares scale of every row, (out,) float16. The error is quadratic: rounding keeps the nearest.
+
+    Under a metric H (in, in), symmetric: the scale s that minimizes (w - s c) H (w - s c)', <w, H c> / <c, H c>."""
+    H = None if metric is None else metric.double()
     cross = torch.empty(matrix.shape[0], dtype=torch.float64)
     energy = torch.empty_like(cross)
     rows = max(1, (1 << 22) // matrix.shape[1])  # bounds the float64 copies to 32 MiB
     for i in range(0, matrix.shape[0], rows):
         c = coded[i : i + rows].double()
-        cross[i : i + rows] = (matrix[i : i + rows].double() * c).sum(1)
-        energy[i : i + rows] = (c * c).sum(1)
+        Hc = c if H is None else c @ H
+        cross[i : i + rows] = (matrix[i : i + rows].double() * Hc).sum(1)
+        energy[i : i + rows] = (c * Hc).sum(1)
     return half(torch.where(energy > 0, cross / energy.clamp_min(1e-300), 0.0))

@@ -12,7 +12,7 @@ import torch
 from quantizers import make_quantizer
 from quantizers.packing import unpack
 from quantizers.trellis.hashed import entries, hashed_values
-from quantizers.trellis.part import encode_part
+from quantizers.trellis.part import closest_states, path_codes, path_values
 from quantizers.trellis.spiral import spiral
 from quantizers.trellis.tiles import codes_to_states, from_tiles, states_to_codes, to_tiles
 from quantizers.trellis.viterbi import closest_paths
@@ -127,9 +127,11 @@ def test_half_tcq_is_two_trellises_side_by_side() -> None:
     first = 3 * 16 * 4  # ceil(5 / 2) tiles of 4 new bits a step
     assert codes.numel() == first + 2 * 16 * 5
     source = normalized(weight, half(rms(weight)))
-    low, low_values = encode_part(source[:, :48].contiguous(), spiral(10), 4, 10)
-    high, high_values = encode_part(source[:, 48:].contiguous(), spiral(10), 5, 10)
-    assert torch.equal(codes, torch.cat([low, high]))
+    low = closest_states(source[:, :48].contiguous(), spiral(10), 4, 10)
+    high = closest_states(source[:, 48:].contiguous(), spiral(10), 5, 10)
+    low_values = path_values(low, spiral(10), 4, 10, 16, 48)
+    high_values = path_values(high, spiral(10), 5, 10, 16, 32)
+    assert torch.equal(codes, torch.cat([path_codes(low, 4, 10), path_codes(high, 5, 10)]))
     scale = encoded.tensors["row_scale"].float()[:, None]
     decoded = make_quantizer("half-tcq-2.25", state_bits=10).decode(encoded)
     assert torch.equal(decoded, torch.cat([low_values, high_values], dim=1) * scale)

@@ -14,10 +14,19 @@ import torch
 
 from quantizers.base import Encoded, Quantizer, Setting
 from quantizers.codebooks import checked_codebook, fingerprint
-from quantizers.trellis.part import checked_state_bits, decode_part, encode_part, part_bytes, seam_window
+from quantizers.columns import ColumnQuantizer, Tensors, encode_at_once
+from quantizers.trellis.part import (
+    checked_state_bits,
+    closest_states,
+    decode_part,
+    part_bytes,
+    path_codes,
+    path_values,
+    seam_window,
+)
 from quantizers.trellis.states import gain, state_table, table_shape
 from quantizers.trellis.tiles import SIDE, tile_grid
-from quantizers.weights import checked, fitted_scale, half, normalized, rms
+from quantizers.weights import fitted_scale, half, normalized, rms
 
 
 def first_columns(in_features: int) -> int:
@@ -26,7 +35,7 @@ def first_columns(in_features: int) -> int:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HalfTrellis(Quantizer):
+class HalfTrellis(ColumnQuantizer):
     """`half-tcq-R`: k = `step_bits` (3..9) = 2 R - 1/2 new bits a step in one half, k + 1 in the other."""
 
     step_bits: int
@@ -68,18 +77,38 @@ class HalfTrellis(Quantizer):
         return sum(part_bytes(out_features, width, k) for k, width in self._parts(in_features)) + 2 * out_features
 
     def encode(self, weight: torch.Tensor) -> Encoded:
-        matrix = checked(weight)
-        source = normalized(matrix, half(rms(matrix)))
-        parts = self._parts(matrix.shape[1])
-        pieces = torch.split(source, [width for _, width in parts], dim=1)
+        return encode_at_once(self, weight)
+
+    @property
+    def column_block(self) -> int:
+        return SIDE
+
+    def scales(self, weight: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"row_scale": half(rms(weight)), "first_columns": torch.tensor(first_columns(weight.shape[1]))}
+
+    def code_columns(self, columns: torch.Tensor, scales: Tensors, first: int) -> torch.Tensor:
+        source = normalized(columns, scales["row_scale"])
+        runs = self._runs(scales, first, columns.shape[1])
+        pieces = torch.split(source, [width for _, width in runs], dim=1)
         found = [
-            encode_part(piece.contiguous(), self.codebook(), k, self.state_bits)
-            for piece, (k, _) in zip(pieces, parts, strict=True)
+            closest_states(piece.contiguous(), self.codebook(), k, self.state_bits)
+            for piece, (k, _) in zip(pieces, runs, strict=True)
         ]
-        codes = torch.cat([codes for codes, _ in found])
-        scale = fitted_scale(matrix, torch.cat([coded for _, coded in found], dim=1))
-        tensors = {"codes": codes, "row_scale": scale}
-        return Encoded(out_features=matrix.shape[0], in_features=matrix.shape[1], tensors=tensors)
+        return torch.cat(found, dim=1)
+
+    def decode_columns(self, symbols: torch.Tensor, scales: Tensors, first: int, width: int) -> torch.Tensor:
+        scale = scales["row_scale"].to(torch.float32)[:, None]
+        return self._unit(symbols, self._runs(scales, first, width), len(scale)) * scale
+
+    def assemble(
+        self, weight: torch.Tensor, symbols: torch.Tensor, scales: Tensors, metric: torch.Tensor | None = None
+    ) -> Encoded:
+        rows, columns = weight.shape
+        parts = self._parts(columns)
+        pieces = torch.split(symbols, [tile_grid(rows, width)[1] for _, width in parts], dim=1)
+        codes = [path_codes(piece, k, self.state_bits) for piece, (k, _) in zip(pieces, parts, strict=True)]
+        scale = fitted_scale(weight, self._unit(symbols, parts, rows), metric)
+        return Encoded(out_features=rows, in_features=columns, tensors={"codes": torch.cat(codes), "row_scale": scale})
 
     def decode(self, encoded: Encoded) -> torch.Tensor:
         rows = encoded.out_features
@@ -103,6 +132,21 @@ class HalfTrellis(Quantizer):
 
     def _parts(self, in_features: int) -> list[tuple[int, int]]:
         """(new bits a step, columns) of the halves that are not empty."""
-        first = first_columns(in_features)
-        parts = [(self.step_bits, first), (self.step_bits + 1, in_features - first)]
-        return [(k, width) for k, width in parts if width > 0]
+        return self._split(first_columns(in_features), in_features)
+
+    def _runs(self, scales: Tensors, first: int, width: int) -> list[tuple[int, int]]:
+        """`_parts` of the columns first .. first + width - 1."""
+        return self._split(min(width, max(0, int(scales["first_columns"]) - first)), width)
+
+    def _split(self, low: int, width: int) -> list[tuple[int, int]]:
+        parts = [(self.step_bits, low), (self.step_bits + 1, width - low)]
+        return [(k, columns) for k, columns in parts if columns > 0]
+
+    def _unit(self, symbols: torch.Tensor, parts: list[tuple[int, int]], rows: int) -> torch.Tensor:
+        """Paths -> (out, in) at scale one; parts: (new bits a step, columns)."""
+        pieces = torch.split(symbols, [tile_grid(rows, width)[1] for _, width in parts], dim=1)
+        coded = [
+            path_values(piece, self.codebook(), k, self.state_bits, rows, width)
+            for piece, (k, width) in zip(pieces, parts, strict=True)
+        ]
+        return torch.cat(coded, dim=1)

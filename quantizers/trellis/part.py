@@ -33,16 +33,26 @@ def part_bytes(out_features: int, in_features: int, step_bits: int) -> int:
     return rows * columns * 16 * step_bits
 
 
-def encode_part(
-    source: torch.Tensor, table: torch.Tensor, step_bits: int, state_bits: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """(codes uint8, decoded values (out, in)) of a source (out, in) float32 of variance near one."""
+def closest_states(source: torch.Tensor, table: torch.Tensor, step_bits: int, state_bits: int) -> torch.Tensor:
+    """The paths (rows of tiles, columns of tiles, 128) int32 of a source (out, in) float32 of variance near one."""
     values = state_values(table, step_bits, state_bits)
     found = closest_paths(
         to_tiles(source).numpy(), values.numpy(), step_bits, window=seam_window(step_bits, state_bits)
     )
-    states = torch.from_numpy(found.astype(np.int32))
-    return states_to_codes(states, step_bits, state_bits), from_tiles(values[states], *source.shape)
+    return torch.from_numpy(found.astype(np.int32)).view(*tile_grid(*source.shape), STEPS)
+
+
+def path_values(
+    states: torch.Tensor, table: torch.Tensor, step_bits: int, state_bits: int, out_features: int, in_features: int
+) -> torch.Tensor:
+    """What paths (rows of tiles, columns of tiles, 128) stand for: (out, in) float32 on the device of the states."""
+    values = state_values(table.to(states.device), step_bits, state_bits)
+    return from_tiles(values[states], out_features, in_features)
+
+
+def path_codes(states: torch.Tensor, step_bits: int, state_bits: int) -> torch.Tensor:
+    """Paths (rows of tiles, columns of tiles, 128) as (tiles * 16 k,) uint8."""
+    return states_to_codes(states.reshape(-1, STEPS), step_bits, state_bits)
 
 
 def decode_part(
@@ -52,5 +62,5 @@ def decode_part(
     size = part_bytes(out_features, in_features, step_bits)
     if codes.dtype != torch.uint8 or codes.numel() != size:
         raise ValueError(f"{size} bytes (uint8) of codes expected, not {codes.numel()} ({codes.dtype})")
-    values = state_values(table.to(codes.device), step_bits, state_bits)
-    return from_tiles(values[codes_to_states(codes, step_bits, state_bits)], out_features, in_features)
+    states = codes_to_states(codes, step_bits, state_bits)
+    return path_values(states, table, step_bits, state_bits, out_features, in_features)

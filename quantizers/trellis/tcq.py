@@ -12,13 +12,23 @@ import torch
 
 from quantizers.base import Encoded, Quantizer, Setting
 from quantizers.codebooks import checked_codebook, fingerprint
-from quantizers.trellis.part import checked_state_bits, decode_part, encode_part, part_bytes, seam_window
+from quantizers.columns import ColumnQuantizer, Tensors, encode_at_once
+from quantizers.trellis.part import (
+    checked_state_bits,
+    closest_states,
+    decode_part,
+    part_bytes,
+    path_codes,
+    path_values,
+    seam_window,
+)
 from quantizers.trellis.states import gain, state_table, table_shape
-from quantizers.weights import checked, fitted_scale, half, normalized, rms
+from quantizers.trellis.tiles import SIDE
+from quantizers.weights import fitted_scale, half, normalized, rms
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Trellis(Quantizer):
+class Trellis(ColumnQuantizer):
     """`tcq-R`: `step_bits` k = 2 R (3..10), `state_bits` L (max(8, k)..16); `table`: the codebook."""
 
     step_bits: int
@@ -59,11 +69,30 @@ class Trellis(Quantizer):
         return part_bytes(out_features, in_features, self.step_bits) + 2 * out_features
 
     def encode(self, weight: torch.Tensor) -> Encoded:
-        matrix = checked(weight)
-        source = normalized(matrix, half(rms(matrix)))
-        codes, coded = encode_part(source, self.codebook(), self.step_bits, self.state_bits)
-        tensors = {"codes": codes, "row_scale": fitted_scale(matrix, coded)}
-        return Encoded(out_features=matrix.shape[0], in_features=matrix.shape[1], tensors=tensors)
+        return encode_at_once(self, weight)
+
+    @property
+    def column_block(self) -> int:
+        return SIDE
+
+    def scales(self, weight: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"row_scale": half(rms(weight))}
+
+    def code_columns(self, columns: torch.Tensor, scales: Tensors, first: int) -> torch.Tensor:
+        source = normalized(columns, scales["row_scale"])
+        return closest_states(source, self.codebook(), self.step_bits, self.state_bits)
+
+    def decode_columns(self, symbols: torch.Tensor, scales: Tensors, first: int, width: int) -> torch.Tensor:
+        scale = scales["row_scale"].to(torch.float32)[:, None]
+        return path_values(symbols, self.codebook(), self.step_bits, self.state_bits, len(scale), width) * scale
+
+    def assemble(
+        self, weight: torch.Tensor, symbols: torch.Tensor, scales: Tensors, metric: torch.Tensor | None = None
+    ) -> Encoded:
+        coded = path_values(symbols, self.codebook(), self.step_bits, self.state_bits, *weight.shape)
+        codes = path_codes(symbols, self.step_bits, self.state_bits)
+        tensors = {"codes": codes, "row_scale": fitted_scale(weight, coded, metric)}
+        return Encoded(out_features=weight.shape[0], in_features=weight.shape[1], tensors=tensors)
 
     def decode(self, encoded: Encoded) -> torch.Tensor:
         shape = (encoded.out_features, encoded.in_features)
