@@ -72,14 +72,16 @@ def mapped_assignments(run: Run) -> pd.DataFrame:
 def write_figures(folder: Path, out: Path) -> list[Path]:
     """Draw the run in `folder` into `out/NAME.{pdf,png,svg}`; the paths written."""
     figures = draw(read_run(folder))
+    return [path for name, figure in figures.items() for path in save(figure, name, out)]
+
+
+def save(figure: Figure, name: str, out: Path) -> list[Path]:
+    """One figure as `out/NAME.{pdf,png,svg}`; the paths written."""
     out.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for name, figure in figures.items():
-        for suffix in ("pdf", "png", "svg"):
-            path = out / f"{name}.{suffix}"
-            with matplotlib.rc_context({**style.SETTINGS, "svg.hashsalt": name}):
-                figure.savefig(path, dpi=200)
-            paths.append(path)
+    paths = [out / f"{name}.{suffix}" for suffix in ("pdf", "png", "svg")]
+    for path in paths:
+        with matplotlib.rc_context({**style.SETTINGS, "svg.hashsalt": name}):
+            figure.savefig(path, dpi=200)
     return paths
 
 

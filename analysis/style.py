@@ -32,9 +32,29 @@ FAMILY_COLORS = {
     "nuq": "#e69f00",
     "rtn": "#d55e00",
     "int": "#d55e00",
+    "nf": "#cc79a7",
+    "fp4": "#b8a000",
+    "nvfp4": "#b8a000",
+    "mxfp4": "#b8a000",
+    "mxint8": "#882255",
+    "e8": "#44aa99",
     "fp16": "#8a94a0",
 }
-FAMILY_MARKERS = {"tcq": "o", "half-tcq": "D", "vq": "s", "nuq": "^", "rtn": "X", "int": "X", "fp16": "P"}
+FAMILY_MARKERS = {
+    "tcq": "o",
+    "half-tcq": "D",
+    "vq": "s",
+    "nuq": "^",
+    "rtn": "X",
+    "int": "X",
+    "nf": "v",
+    "fp4": "<",
+    "nvfp4": ">",
+    "mxfp4": "h",
+    "mxint8": "h",
+    "e8": "*",
+    "fp16": "P",
+}
 SPARE_COLORS = ("#cc79a7", "#882255", "#b8a000", "#44aa99")
 SPARE_MARKERS = ("v", "<", ">", "h")
 
@@ -50,8 +70,8 @@ SETTINGS: dict[Any, Any] = {
 
 
 def family(quantizer: str) -> str:
-    """The name without its rate: `half-tcq-3.25` -> `half-tcq`, `fp16` -> `fp16`."""
-    return re.sub(r"-\d+(\.\d+)?(?=-|$).*", "", quantizer)
+    """The name without rate and group: `half-tcq-3.25` -> `half-tcq`, `int-4-g128` -> `int`, `fp16` -> `fp16`."""
+    return re.sub(r"-(g?\d+|\d+\.\d+)(?=-|$).*", "", quantizer)
 
 
 def _spare(name: str, choices: tuple[str, ...]) -> str:

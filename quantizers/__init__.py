@@ -1,8 +1,8 @@
 """Weights -> codes -> weights: the palette, by name, and what every member of it promises (`quantizers.base`).
 
-A family is a list of quantizers, each of which says its own name: `tcq-3.5`, `int-4-g128`, `mxfp4`. To add one, write its
-file and a line of FAMILIES; the tests run over the list. `state_bits` (L) is a setting of the trellis families alone:
-16 as published, smaller where a CPU must finish soon."""
+A family is a list of quantizers, each of which says its own name: `tcq-3.5`, `int-4-g128`, `mxfp4`. To add one, write
+its file and a line of FAMILIES; the tests run over the list. `state_bits` (L) is a setting of the trellis families
+alone: 16 as published, smaller where a CPU must finish soon."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ def _fixed(name: str, members: Iterable[Quantizer]) -> Family:
     return Family(name=name, members={quantizer.name: partial(same, quantizer) for quantizer in members})
 
 
-def _trellis(name: str, makers: Iterable[Callable[[int], Quantizer]]) -> Family:
-    """A family whose members are made with `state_bits`, which their names leave out."""
-    return Family(name=name, members={make(PUBLISHED_STATE_BITS).name: make for make in makers})
+def _trellis(name: str, make: Callable[[int, int], Quantizer], steps: Iterable[int]) -> Family:
+    """A family whose members `make(step, state_bits)` gives; their names leave `state_bits` out."""
+    return Family(name=name, members={make(k, PUBLISHED_STATE_BITS).name: partial(make, k) for k in steps})
 
 
 FAMILIES: tuple[Family, ...] = (
@@ -66,8 +66,8 @@ FAMILIES: tuple[Family, ...] = (
     _fixed("nuq", [NonUniform(bits=bits) for bits in range(2, 9)]),
     _fixed("vq", [Vector(index_bits=bits) for bits in range(3, 13)]),
     _fixed("e8", [Lattice()]),
-    _trellis("tcq", [lambda L, k=k: Trellis(step_bits=k, state_bits=L) for k in range(3, 11)]),
-    _trellis("half-tcq", [lambda L, k=k: HalfTrellis(step_bits=k, state_bits=L) for k in range(3, 10)]),
+    _trellis("tcq", lambda k, L: Trellis(step_bits=k, state_bits=L), range(3, 11)),
+    _trellis("half-tcq", lambda k, L: HalfTrellis(step_bits=k, state_bits=L), range(3, 10)),
 )
 
 

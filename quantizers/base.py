@@ -1,11 +1,12 @@
 r"""What every quantizer is: frozen settings that turn a weight matrix into exactly counted bytes and back.
 
-    encode: W (out, in) float32, rotated  ->  Encoded {codes uint8, row_scale float16, ...}
+    encode: W (out, in) float32, rotated  ->  Encoded {codes uint8, row_scale float16 (out,), ...}
     decode: Encoded                       ->  W_hat (out, in) float32
 
 Invariants that the tests hold every member of `quantizers.FAMILIES` to:
 * the bytes of `Encoded.tensors` are `storage_bytes(out, in)`, so that what the allocator charges is what is held;
 * `decode(encode(W))` depends on `settings()` and W alone: same input, same codes, on every run of one machine;
+* tensors are integers or float16, whatever they stand for, so that `.to(dtype)` of a module cannot round them;
 * `settings()` is JSON and names all that decides the codes (it is the key of the code cache)."""
 
 from __future__ import annotations
@@ -39,12 +40,13 @@ class Quantizer(ABC):
     @property
     @abstractmethod
     def name(self) -> str:
-        """Family and rate, as in quantizers.csv: `tcq-3.5`, `fp16`."""
+        """The name in quantizers.csv: `tcq-3.5`, `int-4-g128`, `fp16`."""
 
     @property
     @abstractmethod
     def bits_per_weight(self) -> float:
-        """Bits of the codes per weight, without row scales (those are `bytes_per_row`)."""
+        """Bits per weight of codes, group scales and zero points, in a shape without padding; without row scales (those
+        are `bytes_per_row`)."""
 
     @property
     @abstractmethod
@@ -62,7 +64,8 @@ class Quantizer(ABC):
 
     @abstractmethod
     def storage_bytes(self, out_features: int, in_features: int) -> int:
-        """Exact bytes of one stored matrix: codes, scales, padding. Codebooks are shared by the model: not in here."""
+        """Exact bytes of one stored matrix: codes, scales, zero points, padding. Codebooks, which the model's layers
+        share, are not in here."""
 
     @abstractmethod
     def encode(self, weight: torch.Tensor) -> Encoded:
@@ -79,3 +82,11 @@ class Quantizer(ABC):
     @abstractmethod
     def with_codebook(self, codebook: torch.Tensor) -> Quantizer:
         """The same quantizer reading this table (the checkpoint's own). ValueError on a wrong shape."""
+
+
+def bytes_per_layer(quantizer: Quantizer) -> int:
+    """Bytes that a matrix of any shape holds besides bits_per_weight and bytes_per_row, such as a scale of the whole
+    matrix: `codebook_bytes` of quantizers.csv."""
+    rows, columns = 256, 1024  # no tile, block or half needs padding
+    codes = round(rows * columns * quantizer.bits_per_weight / 8)
+    return quantizer.storage_bytes(rows, columns) - codes - rows * quantizer.bytes_per_row

@@ -4,14 +4,14 @@ section 4.2), and the nearest of them.
     E8 = D8 u (D8 + 1/2),   E8 + 1/4 = (D8 + 1/2 - 1/4) u (D8 + 1/2 + 1/4)
     point = signs * a + shift,   a one of 256 vectors of odd multiples of 1/2,   shift = -1/4 or 1/4 in all coordinates
 
-D8 + 1/2 holds the vectors of odd multiples of 1/2 with an even sum, so that a and seven signs decide the eighth. a is any
-of the 227 with |a|^2 <= 10, or of 29 of the 56 with five 3/2 and three 1/2 (|a|^2 = 12): here the lexicographically first
-29 (QuIP# lists another 29; the distortion is the same to 0.1 %).
+D8 + 1/2 holds the vectors of odd multiples of 1/2 with an even sum, so that a and seven signs decide the eighth. a is
+any of the 227 with |a|^2 <= 10, or of 29 of the 56 with five 3/2 and three 1/2 (|a|^2 = 12): here the lexicographically
+first 29 (QuIP# lists another 29; all choices that were tried give the same distortion to 0.2 %).
 
     code = index of a  +  2^8 flips of coordinates 0..6  +  2^15 [shift = 1/4]
 
-Search is exact: for y = x - shift the best signs are those of y, and where their parity is wrong the coordinate of least
-|y_i| a_i flips: <y, p> loses 2 |y_i| a_i. 512 candidates instead of 65536; about 1300 operations a weight."""
+Search is exact: for y = x - shift the best signs are those of y, and where their parity is wrong the coordinate of
+least |y_i| a_i flips: <y, p> loses 2 |y_i| a_i. 512 candidates instead of 65536; about 1600 operations a weight."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def _nearest(
                 least = distance[best]
                 flips = negative
                 if odd[best] != parity:
-                    flips ^= 1 << np.argmin(magnitude * columns[:, best])
+                    flips ^= 1 << int(np.argmin(magnitude * columns[:, best]))
                 codes[n] = best | (flips & 127) << 8 | side << 15
     return codes
 

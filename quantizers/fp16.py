@@ -1,4 +1,5 @@
-r"""The weight itself, as float16: 16 bits, distortion 0 in the tables (relative rounding error at most 2^-11)."""
+r"""The weight itself, as float16: 16 bits, what all distortions are measured from (of a float32 weight, the
+rounding error is at most 2^-11 of it)."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@ r"""Four-bit floating point, E2M1: a sign, two exponent bits, one of mantissa (O
 
     code = sign 8 + exponent 2 + mantissa:  0, 1/2, 1, 3/2, 2, 3, 4, 6 and their negatives
 
-`fp4-gG` scales groups of G by a float16, `nvfp4` groups of 16 by an E4M3 over one float32 a matrix (NVIDIA, "Introducing
-NVFP4", 2025): 4.5 bits a weight and 4 bytes a matrix. Zero is always code 0."""
+`fp4-gG` scales groups of G by a float16, `nvfp4` groups of 16 by an E4M3 over one float32 a matrix (NVIDIA, 2025,
+"Introducing NVFP4"): 4.5 bits a weight and 4 bytes a matrix. Zero is always code 0."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-r"""The OCP Microscaling formats: 32 weights share a power of two (Open Compute Project, Microscaling Formats v1.0, 2023).
+r"""The OCP Microscaling formats: 32 weights share a power of two (Open Compute Project, 2023, MX specification v1.0).
 
     mxfp4    E2M1, 4.25 bits a weight;     s = 2^(floor(log2 max |w|) - 2)
     mxint8   two's complement over 64, -2 .. 127/64, 8.25 bits;     s = 2^floor(log2 max |w|)
 
-Conversion as in section 6.3: values beyond the largest saturate (of mxfp4 those over 6 s, up to 8 s), ties go to even."""
+Conversion as in section 6.3: values beyond the largest saturate (mxfp4: over 6 s, up to 8 s); ties go to even."""
 
 from __future__ import annotations
 

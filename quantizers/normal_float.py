@@ -1,4 +1,4 @@
-r"""NormalFloat: levels at quantiles of a Gaussian, scaled to its largest weight (`nf-4-g64`; QLoRA, Dettmers et al., 2023,
+r"""NormalFloat: levels at quantiles of a Gaussian, over the largest weight (`nf-4-g64`; QLoRA, Dettmers et al., 2023,
 arXiv 2305.14314, section 3 and appendix E).
 
     positive levels   Q(linspace(1 - d, 1/2, 2^(k-1) + 1)) without its last, Q the Gaussian quantile function

@@ -54,7 +54,7 @@ def test_rate_distortion_draws_every_family_and_the_bound(run: Run) -> None:
     for name in ("tcq", "half-tcq", "vq", "nuq"):
         own = frame[frame["quantizer"].str.replace(r"-[\d.]+$", "", regex=True) == name].sort_values("bits_per_weight")
         np.testing.assert_array_equal(upper[name], [own["bits_per_weight"], own["distortion"]])
-        np.testing.assert_array_equal(lower[name], [own["bits_per_weight"], own["gap_db"]])
+        np.testing.assert_allclose(lower[name], [own["bits_per_weight"], own["gap_db"]], rtol=1e-12)
     rates, bound = upper["bound $4^{-R}$"]
     np.testing.assert_allclose(bound, 0.25**rates)
     assert figure.axes[0].get_yscale() == "log"
@@ -70,6 +70,33 @@ def test_rate_distortion_leaves_out_what_has_no_distortion(run: Run) -> None:
     assert max(lines(rate_distortion.figure(pd.concat([frame, exact])), 0)["tcq"][0]) < 9
     with pytest.raises(ValueError, match=r"rate_distortion\.csv: column 'distortion'"):
         rate_distortion.figure(fp16)
+
+
+def test_rate_distortion_draws_groups_published_points_and_the_scalar_limit(run: Run) -> None:
+    frame = run.frames["rate_distortion.csv"]
+    rows = [("int-3-g64", 3.25, 0.06), ("int-4-g64", 4.25, 0.011), ("int-3-g128-asym", 3.15, 0.046)]
+    more = pd.DataFrame(rows, columns=["quantizer", "bits_per_weight", "distortion"])
+    published = pd.DataFrame(
+        {
+            "quantizer": ["tcq-3", "tcq-4", "nuq-15"],
+            "bits_per_weight": [3.0, 4.0, 15.0],
+            "distortion": [0.02, 0.006, 1e-8],
+        }
+    )
+    figure = rate_distortion.figure(pd.concat([frame, more]), published)
+    upper, lower = lines(figure, 0), lines(figure, 1)
+    np.testing.assert_array_equal(upper["_published tcq"], [[3.0, 4.0], [0.02, 0.006]])
+    np.testing.assert_allclose(lower["_published tcq"][1], 10 * np.log10([0.02 * 4**3, 0.006 * 4**4]))
+    assert "_published nuq" not in upper  # beyond the measured rates
+    drawn = [np.asarray(line.get_xydata()).tolist() for line in figure.axes[0].lines]
+    assert [[3.25, 0.06], [4.25, 0.011]] in drawn  # one curve a group size
+    assert [[3.15, 0.046]] in drawn
+    texts = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert len(texts) == len(set(texts))
+    assert {"published", "int", "entropy-coded scalar"} <= set(texts)
+    rates, limit = upper["entropy-coded scalar"]
+    assert (limit > 4.0**-rates).all()
+    assert (limit < 1.43 * 4.0**-rates).all()  # 1.53 dB
 
 
 def test_bit_map_cells_are_bits_and_strips_are_families(run: Run) -> None:
