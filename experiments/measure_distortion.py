@@ -7,6 +7,7 @@ is written before all is measured."""
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import pandas as pd
@@ -65,6 +66,7 @@ def main(cfg: DictConfig) -> None:
         temporary = out / f"{name}.partial"
         frame[columns].to_csv(temporary, index=False)
         temporary.replace(out / name)
+    logging.getLogger("fontTools").setLevel(logging.WARNING)  # the PDF's font subset is told glyph by glyph
     if len(rate_distortion.drawable(frame)):
         save(rate_distortion.figure(frame, published), "rate_distortion", out)
     save_run(out, cfg)

@@ -6,9 +6,9 @@ import hydra
 import pandas as pd
 import torch
 
+from experiments.measure_distortion import COLUMNS, CURVE, measured
 from experiments.progress import bar
 from experiments.workspace import Workspace, settings, write_csv
-from quantizers.distortion import gap_db, gaussian_distortion
 from quantizers.models import inventory
 from quantizers.rotation import gaussianity
 
@@ -50,26 +50,13 @@ def measure_rates(run: Workspace) -> None:
         with bar("rate-distortion") as progress:
             for done, quantizer in enumerate(run.quantizers):
                 progress(done, len(run.quantizers), quantizer.name)
-                distortion, error = gaussian_distortion(quantizer, weights=GAUSSIAN_WEIGHTS, seed=0)
-                rows.append(
-                    {
-                        "quantizer": quantizer.name,
-                        "bits_per_weight": quantizer.bits_per_weight,
-                        "codebook_bytes": 0,
-                        "distortion": distortion,
-                        "bytes_per_row": quantizer.bytes_per_row,
-                        "standard_error": error,
-                        "weights": GAUSSIAN_WEIGHTS,
-                        "state_bits": run.cfg.state_bits,
-                        "gap_db": gap_db(distortion, quantizer.bits_per_weight),
-                    }
-                )
+                rows.append(measured(quantizer, weights=GAUSSIAN_WEIGHTS, seed=0, state_bits=run.cfg.state_bits))
             progress(len(run.quantizers), len(run.quantizers), "")
         frame = pd.DataFrame(rows)
-        write_csv(frame, curve)
-        write_csv(frame.drop(columns=["weights", "state_bits", "gap_db"]), tables)
+        write_csv(frame[CURVE], curve)
+        write_csv(frame[COLUMNS], tables)
 
-    inputs = [[quantizer.settings() for quantizer in run.quantizers], GAUSSIAN_WEIGHTS]
+    inputs = [[quantizer.settings() for quantizer in run.quantizers], GAUSSIAN_WEIGHTS, "float16 source"]
     run.stages.run("rate-distortion", work, settings=inputs, writes=[tables, curve], share=True)
 
 
