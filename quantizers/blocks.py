@@ -8,6 +8,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+PIECE = 1 << 16  # weights at a time: intermediate results stay in the cache
+
 
 def block_count(in_features: int, group: int) -> int:
     """Blocks of a row."""
@@ -55,6 +57,11 @@ def nearest_codes(x: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
     ascending, first = np.unique(values.numpy(), return_index=True)
     levels, codes = torch.from_numpy(ascending), torch.from_numpy(first).to(torch.int32)
     between = torch.cat([(levels[1:] + levels[:-1]) / 2, torch.tensor([torch.inf])])
-    lower = torch.bucketize(x, between[:-1], out_int32=True)  # x <= between[lower]: a tie goes down
-    tie = (x == between[lower]) & (codes[lower] & 1 == 1)
-    return codes[lower + tie.to(torch.int32)]
+    even = codes & 1 == 0
+    flat = x.reshape(-1)
+    found = torch.empty(flat.shape, dtype=torch.int32)
+    for source, target in zip(flat.split(PIECE), found.split(PIECE), strict=True):
+        lower = torch.bucketize(source, between[:-1], out_int32=True)  # source <= between[lower]: a tie goes down
+        tie = (source == between[lower]) & ~even[lower]
+        target.copy_(codes[lower + tie.to(torch.int32)])
+    return found.view(x.shape)
