@@ -60,8 +60,9 @@ def nearest_codes(x: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
     even = codes & 1 == 0
     flat = x.reshape(-1)
     found = torch.empty(flat.shape, dtype=torch.int32)
-    for source, target in zip(flat.split(PIECE), found.split(PIECE), strict=True):
+    for i in range(0, flat.numel(), PIECE):
+        source = flat[i : i + PIECE]
         lower = torch.bucketize(source, between[:-1], out_int32=True)  # source <= between[lower]: a tie goes down
         tie = (source == between[lower]) & ~even[lower]
-        target.copy_(codes[lower + tie.to(torch.int32)])
+        found[i : i + PIECE] = codes[lower + tie.to(torch.int32)]
     return found.view(x.shape)
