@@ -141,7 +141,7 @@ __device__ int last_state(const uint8_t* pointers, int overlap, int now, int nex
 }
 
 template <int L, int Q, int T>
-__global__ void __launch_bounds__(T, 1) encode(EncodeParams p) {
+__global__ void __launch_bounds__(T, 1024 / T) encode(EncodeParams p) {
   extern __shared__ int cost[];
   __shared__ int16_t x[kBlock];
   __shared__ uint8_t found[kBlock];
@@ -214,15 +214,15 @@ int launch(const EncodeParams& given, int blocks, bool dry, int64_t* scratch, cu
 
 }  // namespace
 
-// L = 16. `dry`: only say the scratch bytes of a block. Returns a cudaError_t, or -1 for a rate without an instance.
+// `dry`: only say the scratch bytes of a block. Returns a cudaError_t, or -1 for a rate without an instance.
 extern "C" int encode_trellis(const EncodeParams* p, int quarters, int blocks, int dry, int64_t* scratch, cudaStream_t stream) {
   switch (quarters) {
-#define RATE(q, t) case q: return launch<16, q, t>(*p, blocks, dry, scratch, stream);
-#ifdef ONLY
-    RATE(ONLY, THREADS)
+#define RATE(q, t) case q: return launch<trellis::state_bits(q), q, t>(*p, blocks, dry, scratch, stream);
+#ifdef QUARTERS
+    RATE(QUARTERS, THREADS)
 #else
     RATE(5, 1024) RATE(6, 1024) RATE(7, 1024)
-    RATE(8, 512) RATE(9, 512) RATE(10, 512) RATE(11, 512)
+    RATE(8, 512) RATE(9, 512) RATE(10, 512) RATE(11, 1024)
     RATE(12, 512) RATE(13, 512) RATE(14, 512) RATE(15, 512)
     RATE(16, 512) RATE(17, 512) RATE(18, 512) RATE(19, 512)
     RATE(20, 512) RATE(21, 512) RATE(22, 512) RATE(23, 512) RATE(24, 512)

@@ -1,4 +1,4 @@
-"""The GPU search for the computed trellis code (`cuda/encode_trellis.cu`): 16 state bits, 256 weights a tile."""
+"""The GPU search for the computed trellis code (`cuda/encode_trellis.cu`): 256 weights a tile."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import torch
 from quantizers.kernels.build import check, load
 
 BLOCK = 256
-STATE_BITS = 16
 
 
 class _Params(ctypes.Structure):
