@@ -1,8 +1,9 @@
 """`python -m experiments.quantize model=smollm2 plan=PATH/allocation.json out=DIR`: a plan -> a checkpoint folder.
 
-`uniform=tcq-3` takes one quantizer for every layer instead of a plan. A killed run goes on from the code cache when it
-is started again, and ends in the same bytes. What differs between runs (times, config, environment) goes beside the
-checkpoint, into `DIR.run/`: run.json and quantization.csv."""
+`uniform=tcq-3` takes one quantizer for every layer instead of a plan. `feedback=ldlq hessians=DIR` lets columns take
+in the errors of others, by the second moments that experiments.calibrate wrote: same bytes, smaller loss. A killed run
+goes on from the code cache when it is started again, and ends in the same bytes. What differs between runs (times,
+config, environment) goes beside the checkpoint, into `DIR.run/`: run.json and quantization.csv."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import hydra
 import pandas as pd
 from omegaconf import DictConfig
 
@@ -20,6 +22,7 @@ from experiments.progress import bar
 from experiments.workspace import write_csv
 from quantizers import make_quantizer
 from quantizers.checkpoint import LayerChoice, read_config, write_checkpoint
+from quantizers.feedback import Correction, Feedback, SecondMoments
 from quantizers.models import LinearSlot, linear_slots, load_model
 
 log = logging.getLogger(__name__)
@@ -30,6 +33,7 @@ def main(cfg: DictConfig) -> None:
     out = Path(cfg.out)
     if (cfg.plan is None) == (cfg.uniform is None):
         raise ValueError("give either plan=PATH/allocation.json or uniform=QUANTIZER, such as uniform=tcq-3")
+    correction = feedback(cfg)
     plan = None if cfg.plan is None else read_allocation(cfg.plan)
     if plan is None:
         make_quantizer(cfg.uniform, cfg.state_bits)  # an unknown name is an error before the model is loaded
@@ -49,11 +53,22 @@ def main(cfg: DictConfig) -> None:
             state_bits=cfg.state_bits,
             cache=None if cfg.cache is None else Path(cfg.cache),
             progress=progress,
+            correction=correction,
         )
     beside = out.with_name(f"{out.name}.run")
     write_csv(frame, beside / "quantization.csv")
     save_run(beside, cfg, source_dtype=loaded.source_dtype)
     print(summary(out, frame, slots))
+
+
+def feedback(cfg: DictConfig) -> Correction:
+    """The method of the config with its second moments. ValueError where it reads them and `hessians` is not given."""
+    method: Feedback = hydra.utils.instantiate(cfg.feedback)
+    if method.needs_moments and cfg.hessians is None:
+        raise ValueError(
+            f"feedback={method.name} needs hessians=DIR, which python -m experiments.calibrate out=DIR writes"
+        )
+    return Correction(method=method, moments=SecondMoments(Path(cfg.hessians)) if method.needs_moments else None)
 
 
 def plan_choices(plan: Solution) -> dict[str, LayerChoice]:

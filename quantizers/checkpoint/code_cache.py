@@ -1,8 +1,9 @@
 r"""Codes of layers by what decides them, kept across plans: a changed budget encodes only the layers that changed.
 
-key = sha256(weight, quantizer settings, rotation, format version). One safetensors file an entry, written to a
-temporary name and renamed, so that a kill leaves whole entries only; a checksum inside is verified at every read, and a
-damaged entry counts as absent. Nothing is synced: after a power failure the checksum decides."""
+key = sha256(weight, quantizer settings, rotation, format version, and error feedback with its H where there is one).
+One safetensors file an entry, written to a temporary name and renamed, so that a kill leaves whole entries only; a
+checksum inside is verified at every read, and a damaged entry counts as absent. Nothing is synced: after a power
+failure the checksum decides."""
 
 from __future__ import annotations
 
@@ -10,8 +11,10 @@ import hashlib
 import json
 import logging
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -32,10 +35,14 @@ class CachedCode:
     distortion: float
 
 
-def code_key(weight: torch.Tensor, quantizer: Quantizer, rotation: Rotation | None) -> str:
-    """The name of an entry, 64 hexadecimal digits. weight: (out, in), as the model holds it."""
+def code_key(
+    weight: torch.Tensor, quantizer: Quantizer, rotation: Rotation | None, feedback: Mapping[str, Any] | None = None
+) -> str:
+    """The name of an entry, 64 hexadecimal digits. weight: (out, in), as the model holds it; feedback: what decides the
+    codes besides (`Correction.facts`)."""
     turned = None if rotation is None else [rotation.in_features, rotation.seed, rotation.group]
     facts = [FORMAT_VERSION, tensor_hash(weight), quantizer.settings(), turned]
+    facts += [] if feedback is None else [dict(feedback)]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 

@@ -1,6 +1,7 @@
 r"""From a plan to the codes of every layer, in model order: rotate, look into the cache, else encode and store.
 
-distortion = |W R' - decode(encode(W R'))|^2 / |W R'|^2, on the rotated weight; 0 for an all-zero weight."""
+distortion = |E|^2 / |W R'|^2 with E = W R' - decode(encode(W R')), on the rotated weight; with error feedback it is
+that of the outputs, tr(E H E') / tr(W R' H R W'). 0 for an all-zero weight."""
 
 from __future__ import annotations
 
@@ -15,6 +16,8 @@ from quantizers import make_quantizer
 from quantizers.base import Encoded, Quantizer
 from quantizers.checkpoint.code_cache import CachedCode, CodeCache, code_key
 from quantizers.checkpoint.layout import LayerChoice
+from quantizers.feedback import PLAIN, Correction
+from quantizers.feedback.correction import relative_error
 from quantizers.models import LinearSlot
 from quantizers.rotation import Rotation
 
@@ -97,13 +100,26 @@ def planned_layers(
     return layers
 
 
+def check_correction(layers: list[PlannedLayer], correction: Correction) -> None:
+    """ValueError unless the second moments are there for all that is to be rotated, under the same rotation."""
+    rotated = [layer.rotation for layer in layers if layer.rotation is not None]
+    if correction.moments is not None and rotated:
+        sizes = {rotation.group: rotation.in_features for rotation in rotated}
+        correction.moments.check(sizes, rotated[0].seed)
+
+
 def encode_layers(
-    layers: list[PlannedLayer], cache: CodeCache | None, progress: Progress | None = None
+    layers: list[PlannedLayer],
+    cache: CodeCache | None,
+    progress: Progress | None = None,
+    correction: Correction = PLAIN,
 ) -> Iterator[LayerCode]:
-    """The codes of every layer, one at a time. ValueError names the layer with a NaN or infinite weight."""
+    """The codes of every layer, one at a time. ValueError names the layer with a NaN or infinite weight, or the fusion
+    group without second moments."""
+    check_correction(layers, correction)
     weights, seconds = 0, 0.0
     for done, layer in enumerate(layers):
-        code = encode_layer(layer, cache)
+        code = encode_layer(layer, cache, correction)
         if not code.cached:
             weights, seconds = weights + layer.slot.weight.numel(), seconds + code.seconds
         if progress is not None:
@@ -112,15 +128,16 @@ def encode_layers(
         yield code
 
 
-def encode_layer(layer: PlannedLayer, cache: CodeCache | None) -> LayerCode:
+def encode_layer(layer: PlannedLayer, cache: CodeCache | None, correction: Correction = PLAIN) -> LayerCode:
     """The codes of one layer, from the cache where it holds them."""
     start = time.perf_counter()
     weight = layer.slot.weight.cpu()
-    key = code_key(weight, layer.quantizer, layer.rotation)
+    moment = None if layer.rotation is None else correction.moment(layer.rotation.group)
+    key = code_key(weight, layer.quantizer, layer.rotation, correction.facts(moment))
     found = cache.get(key, *weight.shape) if cache is not None else None
     cached = found is not None
     if found is None:
-        found = fresh_code(layer, weight)
+        found = fresh_code(layer, weight, correction, moment)
         if cache is not None:
             cache.put(key, found)
     if found.encoded.storage_bytes != layer.storage_bytes:
@@ -132,21 +149,17 @@ def encode_layer(layer: PlannedLayer, cache: CodeCache | None) -> LayerCode:
     return LayerCode(layer=layer, encoded=found.encoded, distortion=found.distortion, seconds=seconds, cached=cached)
 
 
-def fresh_code(layer: PlannedLayer, weight: torch.Tensor) -> CachedCode:
-    """Rotate, encode, and measure."""
+def fresh_code(
+    layer: PlannedLayer, weight: torch.Tensor, correction: Correction = PLAIN, moment: torch.Tensor | None = None
+) -> CachedCode:
+    """Rotate, encode, and measure. moment: the layer's H, None without feedback."""
     turned = weight.float() if layer.rotation is None else layer.rotation.rotate_weight(weight)
     try:
-        encoded = layer.quantizer.encode(turned)
+        encoded = correction.encode(layer.quantizer, turned, moment)
     except ValueError as error:
         raise ValueError(f"layer {layer.slot.name!r}: {error}") from error
-    error_energy = energy(turned - layer.quantizer.decode(encoded))
-    total = energy(turned)
-    return CachedCode(encoded=encoded, distortion=error_energy / total if total > 0.0 else 0.0)
-
-
-def energy(matrix: torch.Tensor) -> float:
-    """|W|^2; along rows in float32, over rows in float64."""
-    return float(matrix.square().sum(dim=1).double().sum())
+    decoded = layer.quantizer.decode(encoded)
+    return CachedCode(encoded=encoded, distortion=relative_error(turned, decoded, moment))
 
 
 def dense_weight(encoded: Encoded, quantizer: Quantizer, rotation: Rotation | None) -> torch.Tensor:

@@ -28,6 +28,7 @@ from quantizers.checkpoint.layout import (
 )
 from quantizers.checkpoint.other_tensors import other_tensors, rounded
 from quantizers.checkpoint.shards import SHARD_BYTES, ShardWriter, shard_files, tensor_spans, write_file
+from quantizers.feedback import PLAIN, Correction
 from quantizers.models import LoadedModel, linear_slots
 
 
@@ -40,11 +41,13 @@ def write_checkpoint(
     state_bits: int,
     cache: Path | None,
     progress: Progress | None = None,
+    correction: Correction = PLAIN,
     shard_bytes: int = SHARD_BYTES,
 ) -> pd.DataFrame:
     """Write the folder `out` whole or not at all; layers that `choices` does not name are kept as fp16.
 
-    Returns layer, quantizer, storage_bytes, distortion (on the rotated weight), seconds, cached, one row a layer.
+    Returns layer, quantizer, storage_bytes, distortion (on the rotated weight; of the outputs with error feedback),
+    seconds, cached, one row a layer.
     ValueError for an unknown layer or quantizer or a weight that is not finite (named); OSError where the disk is full;
     FileExistsError where `out` holds something else."""
     out = Path(out)
@@ -57,7 +60,7 @@ def write_checkpoint(
     rows: list[dict[str, Any]] = []
     with atomic_folder(out, replaceable=is_checkpoint, needed_bytes=needed) as folder:
         writer = ShardWriter(folder, shard_bytes)
-        for code in encode_layers(layers, None if cache is None else CodeCache(Path(cache)), progress):
+        for code in encode_layers(layers, None if cache is None else CodeCache(Path(cache)), progress, correction):
             for key, tensor in sorted(code.encoded.tensors.items()):  # the cache gives them in any order
                 writer.add(f"{code.layer.slot.name}.{key}", tensor)
             rows.append(code.report())
