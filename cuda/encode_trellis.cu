@@ -22,9 +22,7 @@ struct EncodeParams {
   int64_t scratch_bytes;
   int64_t tiles;
   uint32_t multiplier;
-  uint32_t offset;
   int window;              // steps on either side of the seam in the free pass, a multiple of 4
-  int turns;               // full passes, each with its seam opposite to that of the one before
 };
 
 namespace {
@@ -50,7 +48,7 @@ __device__ __forceinline__ void add(uint32_t& a, uint32_t b) { asm("add.u32 %0, 
 
 // One step: L state bits, K new bits now, N at the next step, T threads.
 template <int L, int K, int N, int T, int Tag>
-__device__ __noinline__ void step(int* cost, uint8_t* pointers, int x, uint32_t multiplier, uint32_t offset) {
+__device__ __noinline__ void step(int* cost, uint8_t* pointers, int x, uint32_t multiplier) {
   constexpr int kHighs = smaller(4, 1 << K);                 // outputs of a unit: they read the same costs
   constexpr int kUnits = 1 << (L - N) >> (kHighs == 4 ? 2 : 1);
   constexpr int kEach = kUnits >= T ? kUnits / T : 1;
@@ -70,7 +68,7 @@ __device__ __noinline__ void step(int* cost, uint8_t* pointers, int x, uint32_t 
       uint32_t bytes[kHighs];
 #pragma unroll
       for (int h = 0; h < kHighs; ++h) {
-        bytes[h] = (state + (h << (L - K))) * multiplier + offset;
+        bytes[h] = (state + (h << (L - K))) * multiplier;
         out[e][h] = 0x7fffffff;
       }
 #pragma unroll
@@ -119,10 +117,10 @@ __device__ void forward(int* cost, uint8_t* pointers, const int16_t* x, int firs
     const int t = (first + i) & (kBlock - 1);
     uint8_t* here = pointers + static_cast<int64_t>(i) * pointer_bytes<L, Q>();
     const int now = shift_at(Q, t), next = shift_at(Q, t + 1);
-    if (k == m || (now == k && next == k)) step<L, k, k, T, tag>(cost, here, x[t], p.multiplier, p.offset);
-    else if (now == k) step<L, k, m, T, tag>(cost, here, x[t], p.multiplier, p.offset);
-    else if (next == k) step<L, m, k, T, tag>(cost, here, x[t], p.multiplier, p.offset);
-    else step<L, m, m, T, tag>(cost, here, x[t], p.multiplier, p.offset);
+    if (k == m || (now == k && next == k)) step<L, k, k, T, tag>(cost, here, x[t], p.multiplier);
+    else if (now == k) step<L, k, m, T, tag>(cost, here, x[t], p.multiplier);
+    else if (next == k) step<L, m, k, T, tag>(cost, here, x[t], p.multiplier);
+    else step<L, m, m, T, tag>(cost, here, x[t], p.multiplier);
   }
 }
 
@@ -153,48 +151,41 @@ __global__ void __launch_bounds__(T, 1024 / T) encode(EncodeParams p) {
     for (int i = threadIdx.x; i < kBlock; i += T) x[i] = p.source[tile * kBlock + i];
     for (int i = threadIdx.x; i < 1 << (L - Q / 4); i += T) cost[i] = 0;
     __syncthreads();
-    {
-      forward<L, Q, T>(cost, pointers, x, kBlock - p.window, 2 * p.window, p);
-      // the cheapest end, the smallest overlap of equals
-      int least = 0x7fffffff, at = 0;
-      for (int i = threadIdx.x; i < 1 << first_bits; i += T)
-        if (cost[i] < least) least = cost[i], at = i;
-      for (int lane = 16; lane; lane >>= 1) {
-        const int other = __shfl_down_sync(~0u, least, lane), spot = __shfl_down_sync(~0u, at, lane);
-        if (other < least || (other == least && spot < at)) least = other, at = spot;
-      }
-      if (threadIdx.x % 32 == 0) best[threadIdx.x / 32] = least, place[threadIdx.x / 32] = at;
-      __syncthreads();
-      if (threadIdx.x == 0) {
-        for (int w = 1; w < T / 32; ++w)
-          if (best[w] < least || (best[w] == least && place[w] < at)) least = best[w], at = place[w];
-        for (int i = p.window - 1; i >= 0; --i) {
-          const uint8_t* here = pointers + static_cast<int64_t>(p.window + i) * pointer_bytes<L, Q>();
-          at = last_state<L>(here, at, shift_at(Q, i), shift_at(Q, i + 1)) & ((1 << (L - shift_at(Q, i))) - 1);
-        }
-        seam = at;
-      }
-      __syncthreads();
+    forward<L, Q, T>(cost, pointers, x, kBlock - p.window, 2 * p.window, p);
+    // the cheapest end, the smallest overlap of equals
+    int least = 0x7fffffff, at = 0;
+    for (int i = threadIdx.x; i < 1 << first_bits; i += T)
+      if (cost[i] < least) least = cost[i], at = i;
+    for (int lane = 16; lane; lane >>= 1) {
+      const int other = __shfl_down_sync(~0u, least, lane), spot = __shfl_down_sync(~0u, at, lane);
+      if (other < least || (other == least && spot < at)) least = other, at = spot;
     }
-    for (int turn = 0; turn < p.turns; ++turn) {
-      const int first = turn % 2 * (kBlock / 2);
-      for (int i = threadIdx.x; i < 1 << first_bits; i += T) cost[i] = i == seam ? 0 : kUnreachable;
-      __syncthreads();
-      forward<L, Q, T>(cost, pointers, x, first, kBlock, p);
-      if (threadIdx.x == 0) {
-        int overlap = seam;
-        for (int i = kBlock - 1; i >= 0; --i) {
-          const int t = (first + i) & (kBlock - 1);
-          const uint8_t* here = pointers + static_cast<int64_t>(i) * pointer_bytes<L, Q>();
-          const int now = shift_at(Q, t);
-          const int state = last_state<L>(here, overlap, now, shift_at(Q, t + 1));
-          found[t] = static_cast<uint8_t>(state >> (L - now));
-          overlap = state & ((1 << (L - now)) - 1);
-          if (i == kBlock / 2) seam = overlap;
-        }
+    if (threadIdx.x % 32 == 0) best[threadIdx.x / 32] = least, place[threadIdx.x / 32] = at;
+    __syncthreads();
+    if (threadIdx.x == 0) {
+      for (int w = 1; w < T / 32; ++w)
+        if (best[w] < least || (best[w] == least && place[w] < at)) least = best[w], at = place[w];
+      for (int i = p.window - 1; i >= 0; --i) {
+        const uint8_t* here = pointers + static_cast<int64_t>(p.window + i) * pointer_bytes<L, Q>();
+        at = last_state<L>(here, at, shift_at(Q, i), shift_at(Q, i + 1)) & ((1 << (L - shift_at(Q, i))) - 1);
       }
-      __syncthreads();
+      seam = at;
     }
+    __syncthreads();
+    for (int i = threadIdx.x; i < 1 << first_bits; i += T) cost[i] = i == seam ? 0 : kUnreachable;
+    __syncthreads();
+    forward<L, Q, T>(cost, pointers, x, 0, kBlock, p);
+    if (threadIdx.x == 0) {
+      int overlap = seam;
+      for (int t = kBlock - 1; t >= 0; --t) {
+        const uint8_t* here = pointers + static_cast<int64_t>(t) * pointer_bytes<L, Q>();
+        const int now = shift_at(Q, t);
+        const int state = last_state<L>(here, overlap, now, shift_at(Q, t + 1));
+        found[t] = static_cast<uint8_t>(state >> (L - now));
+        overlap = state & ((1 << (L - now)) - 1);
+      }
+    }
+    __syncthreads();
     for (int i = threadIdx.x; i < kBlock; i += T) p.symbols[tile * kBlock + i] = found[i];
     __syncthreads();
   }

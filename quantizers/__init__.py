@@ -23,7 +23,7 @@ from quantizers.microscaling import mxfp4, mxint8
 from quantizers.normal_float import normal_float
 from quantizers.scalar import NonUniform
 from quantizers.scales import Float16Scale, TwoLevel
-from quantizers.trellis import HalfTrellis, Trellis
+from quantizers.trellis import ComputedTrellis, HalfTrellis, Trellis
 from quantizers.vector import Vector
 
 __all__ = ["FAMILIES", "Encoded", "Family", "Quantizer", "make_quantizer", "names", "palette"]
@@ -54,6 +54,11 @@ def _trellis(name: str, make: Callable[[int, int], Quantizer], steps: Iterable[i
     return Family(name=name, members={make(k, PUBLISHED_STATE_BITS).name: partial(make, k) for k in steps})
 
 
+def _computed(quarters: int, state_bits: int) -> Quantizer:
+    """At the published 16 state bits the flagship takes its own number, 16 or 17."""
+    return ComputedTrellis(quarters=quarters, state_bits=None if state_bits == PUBLISHED_STATE_BITS else state_bits)
+
+
 FAMILIES: tuple[Family, ...] = (
     _fixed("fp16", [Float16()]),
     _fixed("int", [Integer(bits=bits) for bits in range(2, 9)]),
@@ -68,6 +73,7 @@ FAMILIES: tuple[Family, ...] = (
     _fixed("e8", [Lattice()]),
     _trellis("tcq", lambda k, L: Trellis(step_bits=k, state_bits=L), range(3, 11)),
     _trellis("half-tcq", lambda k, L: HalfTrellis(step_bits=k, state_bits=L), range(3, 10)),
+    _trellis("trellis", _computed, range(5, 25)),
 )
 
 

@@ -21,19 +21,15 @@ class _Params(ctypes.Structure):
         ("scratch_bytes", ctypes.c_int64),
         ("tiles", ctypes.c_int64),
         ("multiplier", ctypes.c_uint32),
-        ("offset", ctypes.c_uint32),
         ("window", ctypes.c_int),
-        ("turns", ctypes.c_int),
     )
 
 
-def search_paths(
-    source: torch.Tensor, quarters: int, *, multiplier: int, offset: int, window: int, turns: int = 1
-) -> torch.Tensor:
+def search_paths(source: torch.Tensor, quarters: int, *, multiplier: int, window: int) -> torch.Tensor:
     """The new bits of every step, (tiles, 256) uint8, of near-closest tail-biting paths.
 
     source: (tiles, 256) int16 on a CUDA device, in units of the code, at most 700 in size; quarters: 4 x rate, 5..24;
-    window: steps on either side of the seam in the free pass that closes a path, a multiple of 4 (0: not closed).
+    window: steps on either side of the seam in the free pass that closes a path, a multiple of 4, at most 256.
     ValueError on a rate that is not built in; KernelUnavailableError without CUDA or compiler."""
     assert source.dtype == torch.int16
     assert source.is_contiguous()
@@ -49,9 +45,7 @@ def search_paths(
         symbols=symbols.data_ptr(),
         tiles=len(source),
         multiplier=multiplier,
-        offset=offset,
         window=window,
-        turns=turns,
     )
     stream = ctypes.c_void_p(torch.cuda.current_stream(source.device).cuda_stream)
     status = encode(ctypes.byref(params), quarters, blocks, 1, ctypes.byref(scratch), stream)

@@ -1,6 +1,8 @@
-"""Trellis-coded quantization: `Trellis` (`tcq-R`) and `HalfTrellis` (`half-tcq-R`), two neighbouring rates in one."""
+"""Trellis-coded quantization: `ComputedTrellis` (`trellis-R`), and the published `Trellis` (`tcq-R`) and `HalfTrellis`
+(`half-tcq-R`, two neighbouring rates in one)."""
 
+from quantizers.trellis.computed_trellis import ComputedTrellis
 from quantizers.trellis.half import HalfTrellis
 from quantizers.trellis.tcq import Trellis
 
-__all__ = ["HalfTrellis", "Trellis"]
+__all__ = ["ComputedTrellis", "HalfTrellis", "Trellis"]

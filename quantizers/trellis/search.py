@@ -2,8 +2,8 @@ r"""The search that the constants of `quantizers.trellis.computed` come from: mu
 
 For every rate: random odd multipliers (seeded) on one Gaussian sample with a short seam window; the best few on a fresh
 and larger sample with the window in use; for the best of those the gain, in steps of 0.01. A multiplier is worth 0.02
-to 0.05 dB against the median one. `python -m quantizers.trellis.search --out FILE` runs anywhere that torch and nvcc are;
-`python -m experiments.search_trellis` wraps it."""
+to 0.05 dB against the median one. `python -m quantizers.trellis.search --out FILE` runs where torch and nvcc
+are; `python -m experiments.search_trellis` wraps it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ import torch
 
 from quantizers.distortion import gap_db
 from quantizers.kernels.encode import search_paths
-from quantizers.trellis.computed import DEVIATION, LARGEST, path_states, state_bits, state_value
+from quantizers.trellis.computed import DEVIATION, LARGEST, native_state_bits, state_value
+from quantizers.trellis.mixed_stream import path_states
 
 log = logging.getLogger(__name__)
 SCREEN, FINAL, GAIN = 1 << 17, 1 << 19, 1 << 20  # weights
@@ -34,9 +35,9 @@ def sample(weights: int, seed: int, device: torch.device) -> torch.Tensor:
 def gap(source: torch.Tensor, quarters: int, multiplier: int, gain: float, window: int) -> float:
     """dB above the bound of one code on a sample (tiles, 256)."""
     points = (source * (DEVIATION * gain)).round().clamp(-LARGEST, LARGEST).to(torch.int16)
-    symbols = search_paths(points, quarters, multiplier=multiplier, offset=0, window=window)
-    states = path_states(symbols, quarters, state_bits(quarters))
-    decoded = state_value(states, multiplier).to(torch.float32) / (DEVIATION * gain)
+    symbols = search_paths(points, quarters, multiplier=multiplier, window=window)
+    states = path_states(symbols, quarters, native_state_bits(quarters))
+    decoded = state_value(states.to(torch.int64), multiplier).to(torch.float32) / (DEVIATION * gain)
     error = (source - decoded).square().sum(dtype=torch.float64) / source.square().sum(dtype=torch.float64)
     return gap_db(error.item(), quarters / 4)
 
@@ -55,7 +56,7 @@ def search(quarters: int, candidates: int, device: torch.device, seed: int = 0) 
     chosen = min(gains, key=gains.__getitem__)
     return {
         "quarters": quarters,
-        "state_bits": state_bits(quarters),
+        "state_bits": native_state_bits(quarters),
         "multiplier": best,
         "gain": chosen,
         "gap_db": gains[chosen],
