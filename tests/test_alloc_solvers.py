@@ -22,8 +22,6 @@ from alloc.solvers import (
     Milp,
     Uniform,
     WaterFilling,
-    core,
-    exact,
 )
 from alloc.solvers.uniform import uniform_problems
 from alloc.tables import read_tables
@@ -283,10 +281,7 @@ def test_published_plans_reprice(figure: str, objective: float) -> None:
     assert latency == pytest.approx({"figure1c": 5247.06, "figure1d": 4991.40}[figure], abs=5e-3)
 
 
-def test_thinned_and_beamed_searches_are_followed_by_a_proof(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Large problems thin the core before the proof; here small ones are made to take that way."""
-    monkeypatch.setattr(exact, "BEAM_OPTIONS", 1)
-    monkeypatch.setattr(core, "PER_MOVE", 1)
+def test_a_beamed_search_is_followed_by_a_proof(tmp_path: Path) -> None:
     rng = np.random.default_rng(9)
     for _ in range(100):
         instance = random_instance(rng, groups=5, widest=1, quantizers=5, latency=False)

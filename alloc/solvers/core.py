@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from alloc.problem import Problem
 from alloc.solvers.dual import Dual
+from alloc.solvers.exchange import exchanged
 from alloc.solvers.states import spread, undominated
 
 Floats = NDArray[np.float64]
@@ -33,7 +34,6 @@ SLOPES = 24
 STEPS = (0.0, -0.3, 0.3, -1.0, 1.0, -3.0, 3.0)
 # Losses are sums of doubles: states this near the target (relative) are kept
 ROUNDING = 1e-12
-PER_MOVE = 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +62,6 @@ class Core:
     prices: Floats  # (prices, budgets)
     rest_value: Floats  # (prices, stages + 1) sum over later stages of min (loss + q . cost)
     rest_cost: Ints  # (budgets, stages + 1) sum over later stages of the least extra cost
-    thinned: bool  # options were left out
     step: int  # the most common move of the first budget
 
     def search(self, target: float, *, most_work: int, beam: int | None = None) -> Found:
@@ -70,7 +69,7 @@ class Core:
         room = target - self.base_loss + ROUNDING * abs(target)
         cost, loss = np.zeros((len(self.slack), 1), np.int64), np.zeros(1)
         history: list[tuple[NDArray[np.int32], NDArray[np.int32]]] = []
-        complete, work = not self.thinned, 0
+        complete, work = True, 0
         for stage in range(len(self.group_of)):
             part = slice(self.bounds[stage], self.bounds[stage + 1])
             work += len(loss) * int(part.stop - part.start)
@@ -106,21 +105,25 @@ class Core:
         return plan
 
 
-def make_core(problem: Problem, dual: Dual, base: Ints, eps: float, *, most_options: int | None = None) -> Core:
-    """The core of all options with r <= eps; of more than `most_options`, those of least r of every kind of move."""
+def make_core(problem: Problem, dual: Dual, base: Ints, eps: float) -> Core:
+    """The core of all options with r <= eps that an exchange does not rule out."""
     p, counts = dual.prices, np.diff(problem.offsets)
     priced = problem.loss + p @ problem.costs
     r = priced - np.minimum.reduceat(priced, problem.offsets[:-1]).repeat(counts)
-    inside = r <= eps
-    thinned = most_options is not None and int(inside.sum()) - problem.groups > most_options
-    if thinned:
-        inside &= _least_of_each_move(problem.costs - problem.costs[:, base.repeat(counts)], r, inside)
-    inside[base] = True
-    per_group = np.add.reduceat(inside, problem.offsets[:-1])
-    inside &= (per_group > 1).repeat(counts)
-    options = np.flatnonzero(inside)
-    groups = np.flatnonzero(per_group > 1)
-    sizes = per_group[groups]
+    moves = r <= eps
+    moves[base] = False
+    options = np.flatnonzero(moves)
+    group_of = np.searchsorted(problem.offsets, options, side="right") - 1
+    kept = exchanged(
+        problem.costs[:, options] - problem.costs[:, base[group_of]],
+        problem.loss[options] - problem.loss[base[group_of]],
+        r[options],
+        group_of,
+        eps,
+    )
+    groups = np.unique(group_of[kept])
+    options = np.sort(np.concatenate([options[kept], base[groups]]))
+    sizes = np.bincount(np.searchsorted(problem.offsets, options, side="right") - 1, minlength=problem.groups)[groups]
     against = base[groups].repeat(sizes)
     extra_cost = problem.costs[:, options] - problem.costs[:, against]
     extra_loss = problem.loss[options] - problem.loss[against]
@@ -145,24 +148,8 @@ def make_core(problem: Problem, dual: Dual, base: Ints, eps: float, *, most_opti
         prices=prices,
         rest_value=_rest(extra_loss + prices @ extra_cost, bounds),
         rest_cost=_rest(extra_cost, bounds),
-        thinned=thinned,
         step=_common_move(extra_cost[0]),
     )
-
-
-def _least_of_each_move(moves: Ints, r: Floats, inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """(options,) the PER_MOVE options of least r of each distinct extra cost (budgets, options).
-
-    Layers repeat, so that thousands of options can make the same move; a plan needs few of each."""
-    candidates = np.flatnonzero(inside & (moves != 0).any(axis=0))
-    order = candidates[np.lexsort((r[candidates], *moves[:, candidates]))]
-    fresh = np.ones(len(order), dtype=bool)
-    fresh[1:] = (moves[:, order[1:]] != moves[:, order[:-1]]).any(axis=0)
-    first = np.flatnonzero(fresh)
-    rank = np.arange(len(order)) - first.repeat(np.diff(np.append(first, len(order))))
-    kept = np.zeros(len(r), dtype=bool)
-    kept[order[rank < PER_MOVE]] = True
-    return kept
 
 
 def _rest(values: NDArray[Number], bounds: Ints) -> NDArray[Number]:

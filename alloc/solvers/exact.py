@@ -21,12 +21,12 @@ from alloc.solvers.certificate import certify, out_of_reach
 from alloc.solvers.core import make_core
 from alloc.solvers.dual import Dual, peak
 from alloc.solvers.rounding import fit
+from alloc.solvers.ties import solve_ties
 
 Ints = NDArray[np.int64]
-WIDENING = 4.0
+WIDENING = 2.0
 FIRST_SHARE = 1.0 / 64.0
-# a core with more options is thinned for the search with a beam: about a second
-BEAM_OPTIONS = 2000
+TIED_WORK = 8
 # of the way from the bound to the best plan: all of it proves the plan, less of it still lifts the bound
 LAST_SHARES = (1.0, 0.5)
 # of the plans priced on the way to the peak, the last few are nearest to the limits
@@ -39,7 +39,7 @@ class Exact:
     `most_work`: states formed in all searches together, about a second per 10 million."""
 
     tolerance: float = 1e-9
-    beam: int = 2048
+    beam: int = 512
     most_work: int = 20_000_000
 
     name: ClassVar[str] = "exact"
@@ -73,13 +73,17 @@ class Exact:
         worst = float(np.maximum.reduceat(problem.loss, problem.offsets[:-1]).sum())
         ceiling = worst if plan is None else loss_of(problem, plan)
         bound, work = dual.bound, self.most_work
-        eps = FIRST_SHARE * max(ceiling - bound, 0.0)
+        ties = solve_ties(problem, dual, ceiling - bound)
+        if ties is not None:
+            # the core of a tied problem is as wide as its ties are many: a search seldom adds to this
+            bound, work = ties.bound, work // TIED_WORK
+            if ties.plan is not None and loss_of(problem, ties.plan) < ceiling:
+                plan, ceiling = ties.plan, loss_of(problem, ties.plan)
+        eps = max(FIRST_SHARE * max(ceiling - dual.bound, 0.0), bound - dual.bound)
         while plan is None or relative_gap(ceiling, bound) > self.tolerance:
             eps = min(eps, max(ceiling - dual.bound, 0.0))
-            core = make_core(problem, dual, base, eps, most_options=BEAM_OPTIONS)
-            # a thinned core proves nothing: it is only asked for a better plan
-            target = ceiling if core.thinned else dual.bound + eps
-            found = core.search(target, most_work=work, beam=self.beam)
+            core = make_core(problem, dual, base, eps)
+            found = core.search(dual.bound + eps, most_work=work, beam=self.beam)
             work -= found.work
             if found.plan is not None and (plan is None or loss_of(problem, found.plan) < ceiling):
                 plan, ceiling = found.plan, loss_of(problem, found.plan)
