@@ -1,0 +1,95 @@
+"""y = x W^T from packed `trellis` codes (`cuda/gemv_trellis.cu`), batch 1 to 8."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+
+from quantizers.kernels.build import check, load
+from quantizers.trellis.computed import CONSTANTS, DEVIATION
+from quantizers.trellis.mixed_stream import tile_bytes
+
+MOST_BATCH = 8
+
+
+class _Params(ctypes.Structure):
+    """Mirrors `GemvParams` of cuda/gemv_trellis.cu."""
+
+    _fields_ = (
+        ("codes", ctypes.c_void_p),
+        ("row_scale", ctypes.c_void_p),
+        ("x", ctypes.c_void_p),
+        ("y", ctypes.c_void_p),
+        ("rows", ctypes.c_int),
+        ("columns", ctypes.c_int),
+        ("batch", ctypes.c_int),
+        ("multiplier", ctypes.c_uint32),
+        ("unit", ctypes.c_float),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """How a product is spread: warps of a block (8 or 16) and blocks resident on a multiprocessor."""
+
+    warps: int
+    blocks_per_processor: int
+
+
+@cache
+def processors(index: int) -> int:
+    """Multiprocessors of a device."""
+    return int(torch.cuda.get_device_properties(index).multi_processor_count)
+
+
+def shape_for(rows: int, count: int) -> Shape:
+    """The spread whose last round of strips is fullest; fewer, larger blocks where equal.
+
+    rows: of the weight; count: multiprocessors."""
+    strips = rows // 16
+
+    def waste(shape: Shape) -> float:
+        blocks = shape.blocks_per_processor * count
+        return -(-strips // blocks) * blocks / strips
+
+    return min((Shape(warps=16, blocks_per_processor=1), Shape(warps=8, blocks_per_processor=2)), key=waste)
+
+
+def multiply(
+    codes: torch.Tensor, row_scale: torch.Tensor, x: torch.Tensor, y: torch.Tensor, quarters: int, shape: Shape
+) -> None:
+    """y (batch, rows) = x (batch, columns) W^T, into `y`, on the current stream of the device.
+
+    codes: (rows / 16 x columns / 16 x 8 quarters,) uint8; row_scale: (rows,) float16; x and y float16 or bfloat16.
+    ValueError on a shape that the kernel does not take: rows a multiple of 16, columns of 32, batch at most 8."""
+    batch, columns = x.shape
+    rows = y.shape[1]
+    if rows % 16 or columns % 32 or not 1 <= batch <= MOST_BATCH:
+        raise ValueError(f"rows are a multiple of 16, columns of 32, batch 1 to 8; not {rows}, {columns}, {batch}")
+    if codes.numel() != rows * columns // 256 * tile_bytes(quarters):
+        raise ValueError(f"{codes.numel()} bytes of codes are not those of {rows} x {columns} at {quarters / 4:g} bits")
+    multiplier, gain = CONSTANTS[quarters]
+    library = load("gemv_trellis", x.device, {"QUARTERS": quarters})
+    params = _Params(
+        codes=codes.data_ptr(),
+        row_scale=row_scale.data_ptr(),
+        x=x.data_ptr(),
+        y=y.data_ptr(),
+        rows=rows,
+        columns=columns,
+        batch=batch,
+        multiplier=multiplier,
+        unit=1 / (DEVIATION * gain),
+    )
+    status = library.gemv_trellis(
+        ctypes.byref(params),
+        int(x.dtype == torch.bfloat16),
+        shape.warps,
+        shape.blocks_per_processor,
+        processors(x.device.index or 0),
+        ctypes.c_void_p(torch.cuda.current_stream(x.device).cuda_stream),
+    )
+    check(status, "gemv_trellis")
