@@ -60,6 +60,10 @@ class AffineInteger(ColumnQuantizer):
     def column_block(self) -> int:
         return 1
 
+    @property
+    def row_block(self) -> int:
+        return 1
+
     def scales(self, weight: torch.Tensor) -> dict[str, torch.Tensor]:
         blocks, top = to_blocks(weight, self.group), (1 << self.bits) - 1
         low, high = blocks.amin(2).clamp(max=0).double(), blocks.amax(2).clamp(min=0).double()

@@ -69,6 +69,10 @@ class Block(ColumnQuantizer):
     def column_block(self) -> int:
         return 1
 
+    @property
+    def row_block(self) -> int:
+        return 1
+
     def scales(self, weight: torch.Tensor) -> dict[str, torch.Tensor]:
         return self.scale.encode(to_blocks(weight, self.group).abs().amax(2), max(self.values))
 

@@ -29,6 +29,11 @@ class ColumnQuantizer(Quantizer):
     def column_block(self) -> int:
         """Columns that one symbol speaks of: the least that can be coded together. The last block may be narrower."""
 
+    @property
+    @abstractmethod
+    def row_block(self) -> int:
+        """Rows that one symbol speaks of: a unit. The last may have fewer."""
+
     @abstractmethod
     def scales(self, weight: torch.Tensor) -> dict[str, torch.Tensor]:
         """What coding holds fixed, among it the tensors of `Encoded` besides the codes. weight: (out, in) float32."""

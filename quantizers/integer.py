@@ -55,6 +55,10 @@ class Integer(ColumnQuantizer):
     def column_block(self) -> int:
         return 1
 
+    @property
+    def row_block(self) -> int:
+        return 1
+
     def scales(self, weight: torch.Tensor) -> dict[str, torch.Tensor]:
         return {"row_scale": half(weight.abs().amax(1).double() / self._largest)}
 

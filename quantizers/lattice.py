@@ -56,6 +56,10 @@ class Lattice(ColumnQuantizer):
     def column_block(self) -> int:
         return DIMENSIONS
 
+    @property
+    def row_block(self) -> int:
+        return 1
+
     def scales(self, weight: torch.Tensor) -> dict[str, torch.Tensor]:
         return {"row_scale": half(rms(weight))}
 

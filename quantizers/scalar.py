@@ -64,6 +64,10 @@ class NonUniform(ColumnQuantizer):
     def column_block(self) -> int:
         return 1
 
+    @property
+    def row_block(self) -> int:
+        return 1
+
     def scales(self, weight: torch.Tensor) -> dict[str, torch.Tensor]:
         return {"row_scale": half(rms(weight))}
 

@@ -72,6 +72,10 @@ class Vector(ColumnQuantizer):
     def column_block(self) -> int:
         return 2
 
+    @property
+    def row_block(self) -> int:
+        return 1
+
     def scales(self, weight: torch.Tensor) -> dict[str, torch.Tensor]:
         return {"row_scale": half(rms(weight))}
 

@@ -49,7 +49,9 @@ class QuantEase(Feedback):
         scales = columns.scales(matrix)
         symbols = feed_back(columns, matrix, scales, A)
         for _ in range(self.sweeps):
-            symbols = sweep(columns, matrix, scales, symbols, H)
+            before, symbols = symbols, sweep(columns, matrix, scales, symbols, H)
+            if torch.equal(before, symbols):
+                break
         return columns.assemble(matrix, symbols, scales, H)
 
 
@@ -71,23 +73,21 @@ def sweep(
             own = metric[first:end, first:end]
             inside = slice(first - start, end - start)
             before = error[:, first:end].clone()
-            # T - W_hat = E_k + sum_(j != k) E_j H_jk H_kk^-1 = (E H)_k H_kk^-1
-            noise = torch.linalg.solve(own, pull[:, inside], left=False)
-            target = (matrix[:, first:end] - before + noise).contiguous()
+            others = torch.linalg.solve(own, pull[:, inside] - before @ own, left=False)
+            target = (matrix[:, first:end] + others).contiguous()
             unit = quantizer.code_columns(target, scales, first)
             decoded = quantizer.decode_columns(unit, scales, first, end - first)
-            better = improved(target - decoded, noise, own, len(symbols))
+            better = improved(target - decoded, before + others, own, quantizer.row_block)
             places = slice(first // block, first // block + unit.shape[1])
             found[:, places] = torch.where(better.view(-1, *[1] * (unit.dim() - 1)), unit, found[:, places])
-            rows = better.repeat_interleave(-(-len(matrix) // len(symbols)))[: len(matrix), None]
+            rows = better.repeat_interleave(quantizer.row_block)[: len(matrix), None]
             change = torch.where(rows, matrix[:, first:end] - decoded - before, 0.0)
             error[:, first:end] += change
             pull += change @ metric[first:end, start:stop]
     return found
 
 
-def improved(new: torch.Tensor, old: torch.Tensor, own: torch.Tensor, units: int) -> torch.Tensor:
-    """(units,) bool: whether tr(N H_kk N') is less with the new N (out, block), summed over the rows of a unit."""
+def improved(new: torch.Tensor, old: torch.Tensor, own: torch.Tensor, rows: int) -> torch.Tensor:
+    """(units,) bool: whether tr(N H_kk N') is less with the new N (out, block), summed over the rows of each unit."""
     gain = ((old @ own) * old - (new @ own) * new).sum(dim=1)
-    rows = -(-len(gain) // units)
-    return torch.nn.functional.pad(gain, (0, rows * units - len(gain))).view(units, rows).sum(dim=1) > 0
+    return torch.nn.functional.pad(gain, (0, -len(gain) % rows)).view(-1, rows).sum(dim=1) > 0

@@ -89,6 +89,10 @@ class ComputedTrellis(ColumnQuantizer):
     def column_block(self) -> int:
         return SIDE
 
+    @property
+    def row_block(self) -> int:
+        return SIDE
+
     def scales(self, weight: torch.Tensor) -> dict[str, torch.Tensor]:
         return {"row_scale": half(rms(weight))}
 

@@ -83,6 +83,10 @@ class HalfTrellis(ColumnQuantizer):
     def column_block(self) -> int:
         return SIDE
 
+    @property
+    def row_block(self) -> int:
+        return SIDE
+
     def scales(self, weight: torch.Tensor) -> dict[str, torch.Tensor]:
         return {"row_scale": half(rms(weight)), "first_columns": torch.tensor(first_columns(weight.shape[1]))}
 

@@ -75,6 +75,10 @@ class Trellis(ColumnQuantizer):
     def column_block(self) -> int:
         return SIDE
 
+    @property
+    def row_block(self) -> int:
+        return SIDE
+
     def scales(self, weight: torch.Tensor) -> dict[str, torch.Tensor]:
         return {"row_scale": half(rms(weight))}
 
