@@ -35,8 +35,16 @@ namespace {
 using trellis::shift_at;
 using trellis::state_bits;
 
-constexpr int kStageTiles = 8;
-constexpr int kStages = 4;
+constexpr int kWarps = 16;
+constexpr int kStages = 3;
+constexpr int kHeld = 4;  // 16-byte pieces of x that a thread keeps in registers: 16384 columns
+
+// v x factor by a multiply instruction, also where factor is a power of two.
+__device__ __forceinline__ uint32_t scaled(uint32_t v, uint32_t factor) {
+  uint32_t result;
+  asm("mul.lo.u32 %0, %1, %2;" : "=r"(result) : "r"(v), "r"(factor));
+  return result;
+}
 
 // Bits from the first state of a lane to its state j.
 constexpr int state_offset(int quarters, int j) {
@@ -45,27 +53,38 @@ constexpr int state_offset(int quarters, int j) {
   return bits;
 }
 
-// The state that starts d bits into the 64-bit window hi:lo.
-template <int L, int D>
+// The state that starts D bits into the 64-bit window hi:lo. Shifts and masks share a 16-lane pipe, multiplies have
+// another: every second state is moved to the top by a multiply and down again by a shift, in place of shift and mask.
+template <int L, int D, bool ByMultiply>
 __device__ __forceinline__ uint32_t state_at(uint32_t lo, uint32_t hi) {
   if constexpr (L == 16 && D < 24) {  // two whole bytes of a word that other states share
     const uint32_t word = D % 8 ? __funnelshift_r(lo, hi, D % 8) : lo;
     return __byte_perm(word, 0, 0x4400 | (D / 8 + 1) << 4 | D / 8);
-  } else if constexpr (D + L <= 32) {
-    return lo >> D & ((1u << L) - 1);
+  } else if constexpr (D + L == 32) {
+    return lo >> D;
+  } else if constexpr (D + L < 32) {
+    return ByMultiply ? scaled(lo, 1u << (32 - L - D)) >> (32 - L) : lo >> D & ((1u << L) - 1);
   } else if constexpr (D < 32) {
     return __funnelshift_r(lo, hi, D) & ((1u << L) - 1);
   } else {
-    return hi >> (D - 32) & ((1u << L) - 1);
+    return ByMultiply ? scaled(hi, 1u << (64 - L - D)) >> (32 - L) : hi >> (D - 32) & ((1u << L) - 1);
   }
 }
 
 template <int Q, int J = 0>
 __device__ __forceinline__ void decode(uint32_t lo, uint32_t hi, uint32_t multiplier, uint32_t (&a)[8]) {
   if constexpr (J < 8) {
-    a[J] = state_at<state_bits(Q), state_offset(Q, J)>(lo, hi) * multiplier;
+    a[J] = state_at<state_bits(Q), state_offset(Q, J), J % 2 == 1>(lo, hi) * multiplier;
     decode<Q, J + 1>(lo, hi, multiplier, a);
   }
+}
+
+// Whether the window of every lane, wherever it starts in a word, ends within two words.
+constexpr bool two_words(int quarters) {
+  const int bits = 2 * quarters - shift_at(quarters, 0) + state_bits(quarters);
+  for (int lane = 0; lane < 32; ++lane)
+    if ((2 * quarters * lane + shift_at(quarters, 0) - state_bits(quarters) + 64 * quarters) % 32 + bits > 64) return false;
+  return true;
 }
 
 __device__ __forceinline__ void mma_s8(int (&d)[4], const uint32_t* a, uint32_t b0, uint32_t b1) {
@@ -85,81 +104,101 @@ template <> __device__ __forceinline__ __nv_bfloat16 from_float(float v) { retur
 // with a byte for each of the four weights, which the reader spreads.
 template <bool Fine, bool Spread, class T>
 __device__ void prepare(const GemvParams& p, uint32_t* operands, float* scales, float* room) {
-  const T* x = static_cast<const T*>(p.x);
-  const int warp = threadIdx.x / 32, warps = blockDim.x / 32;
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, pieces = p.columns / 8;
+  constexpr int threads = kWarps * 32;
+  constexpr float kMagic = 12582912.f;  // 1.5 x 2^23: adding it leaves the nearest integer in the low bits
   for (int b = 0; b < p.batch; ++b) {
+    const uint4* x = reinterpret_cast<const uint4*>(static_cast<const T*>(p.x) + static_cast<int64_t>(b) * p.columns);
+    uint4 held[kHeld];
     float most = 0.f;
-    for (int i = threadIdx.x; i < p.columns / 4; i += blockDim.x) {
-      const uint2 raw = reinterpret_cast<const uint2*>(x + static_cast<int64_t>(b) * p.columns)[i];
-      const T* v = reinterpret_cast<const T*>(&raw);
+    auto take = [&](const uint4& piece) {
+      const T* v = reinterpret_cast<const T*>(&piece);
 #pragma unroll
-      for (int c = 0; c < 4; ++c) most = fmaxf(most, fabsf(to_float(v[c])));
+      for (int c = 0; c < 8; ++c) most = fmaxf(most, fabsf(to_float(v[c])));
+    };
+#pragma unroll
+    for (int h = 0; h < kHeld; ++h) {
+      const int i = threadIdx.x + h * threads;
+      held[h] = i < pieces ? x[i] : make_uint4(0, 0, 0, 0);
     }
-    for (int lane = 16; lane; lane >>= 1) most = fmaxf(most, __shfl_xor_sync(~0u, most, lane));
-    if (threadIdx.x % 32 == 0) room[b * 32 + warp] = most;
-  }
-  __syncthreads();
-  for (int b = 0; b < p.batch; ++b) {
-    float most = 0.f;
-    for (int w = 0; w < warps; ++w) most = fmaxf(most, room[b * 32 + w]);
+#pragma unroll
+    for (int h = 0; h < kHeld; ++h) take(held[h]);
+    for (int i = threadIdx.x + kHeld * threads; i < pieces; i += threads) take(x[i]);
+    for (int far = 16; far; far >>= 1) most = fmaxf(most, __shfl_xor_sync(~0u, most, far));
+    if (lane == 0) room[b * kWarps + warp] = most;
+    __syncthreads();
+    most = room[b * kWarps + lane % kWarps];
+    for (int far = kWarps / 2; far; far >>= 1) most = fmaxf(most, __shfl_xor_sync(~0u, most, far));
     const float inverse = most > 0.f ? 127.f / most : 0.f;
     if (threadIdx.x == 0) scales[b] = most / 127.f;
-    for (int i = threadIdx.x; i < p.columns / 4; i += blockDim.x) {
-      const uint2 raw = reinterpret_cast<const uint2*>(x + static_cast<int64_t>(b) * p.columns)[i];
-      const T* v = reinterpret_cast<const T*>(&raw);
-      const int tile = i / 4, q = i % 4;
-      uint32_t hi[4], lo[4];
+    auto put = [&](int i, const uint4& piece) {
+      const T* v = reinterpret_cast<const T*>(&piece);
+      uint32_t hi[8], lo[8];
 #pragma unroll
-      for (int c = 0; c < 4; ++c) {
-        const float scaled = to_float(v[c]) * inverse;
-        const float near = rintf(scaled);
-        hi[c] = static_cast<uint32_t>(static_cast<int>(near)) & 255;
-        lo[c] = static_cast<uint32_t>(static_cast<int>(rintf((scaled - near) * 254.f))) & 255;
+      for (int c = 0; c < 8; ++c) {
+        const float value = to_float(v[c]) * inverse;
+        const float near = value + kMagic;
+        hi[c] = __float_as_uint(near);
+        lo[c] = __float_as_uint((value - (near - kMagic)) * 254.f + kMagic);
       }
-      if constexpr (Spread) {
-        uint4* at = reinterpret_cast<uint4*>(operands) + tile * 8 + q;
-        at[0] = make_uint4(hi[0] * 0x01010101, hi[1] * 0x01010101, hi[2] * 0x01010101, hi[3] * 0x01010101);
-        at[4] = make_uint4(lo[0] * 0x01010101, lo[1] * 0x01010101, lo[2] * 0x01010101, lo[3] * 0x01010101);
-      } else {
-        uint32_t* at = operands + (tile * 8 + (Fine ? 2 * b : b)) * 4 + q;
-        at[0] = hi[0] | hi[1] << 8 | hi[2] << 16 | hi[3] << 24;
-        if constexpr (Fine) at[4] = lo[0] | lo[1] << 8 | lo[2] << 16 | lo[3] << 24;
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const int quad = 2 * i + half, tile = quad / 4, q = quad % 4;
+        const uint32_t* u = hi + 4 * half;
+        const uint32_t* w = lo + 4 * half;
+        if constexpr (Spread) {
+          uint4* at = reinterpret_cast<uint4*>(operands) + tile * 8 + q;
+          at[0] = make_uint4(__byte_perm(u[0], 0, 0), __byte_perm(u[1], 0, 0), __byte_perm(u[2], 0, 0), __byte_perm(u[3], 0, 0));
+          at[4] = make_uint4(__byte_perm(w[0], 0, 0), __byte_perm(w[1], 0, 0), __byte_perm(w[2], 0, 0), __byte_perm(w[3], 0, 0));
+        } else {
+          uint32_t* at = operands + (tile * 8 + (Fine ? 2 * b : b)) * 4 + q;
+          at[0] = __byte_perm(__byte_perm(u[0], u[1], 0x0040), __byte_perm(u[2], u[3], 0x0040), 0x5410);
+          if constexpr (Fine) at[4] = __byte_perm(__byte_perm(w[0], w[1], 0x0040), __byte_perm(w[2], w[3], 0x0040), 0x5410);
+        }
       }
-    }
+    };
+#pragma unroll
+    for (int h = 0; h < kHeld; ++h)
+      if (const int i = threadIdx.x + h * threads; i < pieces) put(i, held[h]);
+    for (int i = threadIdx.x + kHeld * threads; i < pieces; i += threads) put(i, x[i]);
   }
   __syncthreads();
 }
 
-template <int Q, bool Fine, bool Spread, int W, class T>
-__global__ void __launch_bounds__(W * 32) gemv(GemvParams p) {
-  constexpr int kTile = 8 * Q, kStage = kStageTiles * kTile, L = state_bits(Q);
+// S strips of 16 rows at a time share the activations that a warp loads.
+template <int Q, bool Fine, bool Spread, int S, class T>
+__global__ void __launch_bounds__(kWarps * 32) gemv(GemvParams p) {
+  constexpr int kTile = 8 * Q, L = state_bits(Q);
+  constexpr int kStageTiles = (Q <= 16 ? 16 : 8) / S;  // 2 KB at 2 to 4 bits
+  constexpr int kStage = S * kStageTiles * kTile;
   extern __shared__ __align__(128) uint8_t shared[];
-  __shared__ __align__(8) uint64_t full[W][kStages];
-  __shared__ float scales[8], room[8 * 32], partial[2][W][8][16];
+  __shared__ __align__(8) uint64_t full[kWarps][kStages];
+  __shared__ float scales[8], room[8 * kWarps], partial[2][kWarps][Fine ? 4 : 8][16 * S];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   uint8_t* ring = shared + warp * kStages * kStage;
-  uint32_t* operands = reinterpret_cast<uint32_t*>(shared + W * kStages * kStage);
+  uint32_t* operands = reinterpret_cast<uint32_t*>(shared + kWarps * kStages * kStage);
 
   // This warp's part of every strip, in pairs of tiles: bulk copies are multiples of 16 bytes.
   const int tiles = p.columns / 16, pairs = tiles / 2;
-  const int first = 2 * (pairs * warp / W), count = 2 * (pairs * (warp + 1) / W) - first;
+  const int first = 2 * (pairs * warp / kWarps), count = 2 * (pairs * (warp + 1) / kWarps) - first;
   const int stages = (count + kStageTiles - 1) / kStageTiles;
-  const int strips = p.rows / 16;
-  const int mine = (strips - static_cast<int>(blockIdx.x) + gridDim.x - 1) / gridDim.x;
-  const int total = mine * stages;
-  int issued_strip = blockIdx.x, issued_stage = 0, issued = 0;
+  const int groups = p.rows / (16 * S);
+  const int total = (groups - static_cast<int>(blockIdx.x) + gridDim.x - 1) / gridDim.x * stages;
+  int issued_group = blockIdx.x, issued_stage = 0, issued = 0, issue_slot = 0;
   auto issue = [&]() {
     if (issued < total) {
-      const int slot = issued % kStages, tile = issued_stage * kStageTiles;
-      const int bytes = min(kStageTiles, count - tile) * kTile;
-      const uint8_t* from = p.codes + (static_cast<int64_t>(issued_strip) * tiles + first + tile) * kTile;
+      const int tile = issued_stage * kStageTiles, bytes = min(kStageTiles, count - tile) * kTile;
       if (lane == 0) {
-        expect_bytes(&full[warp][slot], bytes);
-        copy_async(ring + slot * kStage, from, bytes, &full[warp][slot]);
+        const uint8_t* from = p.codes + (static_cast<int64_t>(issued_group) * S * tiles + first + tile) * kTile;
+        expect_bytes(&full[warp][issue_slot], S * bytes);
+        for (int s = 0; s < S; ++s)
+          copy_async(ring + issue_slot * kStage + s * kStageTiles * kTile, from + static_cast<int64_t>(s) * tiles * kTile, bytes,
+                     &full[warp][issue_slot]);
       }
-      if (++issued_stage == stages) issued_stage = 0, issued_strip += gridDim.x;
+      if (++issued_stage == stages) issued_stage = 0, issued_group += gridDim.x;
     }
     ++issued;
+    issue_slot = issue_slot + 1 == kStages ? 0 : issue_slot + 1;
   };
   if (lane == 0) {
     for (int s = 0; s < kStages; ++s) init_barrier(&full[warp][s]);
@@ -171,93 +210,101 @@ __global__ void __launch_bounds__(W * 32) gemv(GemvParams p) {
   wait_for_previous_kernel();
   prepare<Fine, Spread, T>(p, operands, scales, room);
 
-  // Where this lane's window lies in a tile: three words, cyclic, and the bits to shift out.
+  // Where this lane's window lies in a tile: two or three words, cyclic, and the bits to shift out.
   const int start = 2 * Q * lane + shift_at(Q, 0) - L + kTile * 8;
   const int word = start / 32, shift = start % 32;
   const int at0 = word % (kTile / 4) * 4, at1 = (word + 1) % (kTile / 4) * 4, at2 = (word + 2) % (kTile / 4) * 4;
   const int g = lane / 4, q = lane % 4;
-  const int column = Spread ? g % 2 : g;  // columns without a batch hold anything: nobody reads their sums
-  int used = 0;
-  for (int strip = blockIdx.x, round = 0; strip < strips; strip += gridDim.x, ++round) {
-    int sums[4] = {0, 0, 0, 0};
-    for (int stage = 0; stage < stages; ++stage, ++used) {
-      const int slot = used % kStages;
+  // columns without a batch hold anything: nobody reads their sums
+  const uint32_t* mine = operands + (Spread ? (first * 2 + g % 2) * 16 + q * 4 : (first * 8 + g) * 4 + q);
+  int slot = 0, phase = 0;
+  for (int group = blockIdx.x, round = 0; group < groups; group += gridDim.x, ++round) {
+    int sums[S][4] = {};
+    const uint32_t* operand = mine;
+    for (int stage = 0; stage < stages; ++stage) {
       const int here = min(kStageTiles, count - stage * kStageTiles);
-      wait_barrier(&full[warp][slot], used / kStages & 1);
-      const uint8_t* data = ring + slot * kStage;
-      const int tile0 = first + stage * kStageTiles;
-#pragma unroll 4
-      for (int t = 0; t < here; ++t) {
-        const uint8_t* stream = data + t * kTile;
-        const uint32_t w0 = *reinterpret_cast<const uint32_t*>(stream + at0);
-        const uint32_t w1 = *reinterpret_cast<const uint32_t*>(stream + at1);
-        const uint32_t w2 = *reinterpret_cast<const uint32_t*>(stream + at2);
-        const uint32_t lo = __funnelshift_r(w0, w1, shift), hi = __funnelshift_r(w1, w2, shift);
-        uint32_t a[8];
-        decode<Q>(lo, hi, p.multiplier, a);
+      wait_barrier(&full[warp][slot], phase);
+      const uint8_t* stream = ring + slot * kStage;
+#pragma unroll 2
+      for (int t = 0; t < here; ++t, stream += kTile, operand += 32) {
         uint4 b;
         if constexpr (Spread) {
-          b = reinterpret_cast<const uint4*>(operands)[((tile0 + t) * 2 + column) * 4 + q];
+          b = *reinterpret_cast<const uint4*>(operand);
         } else {
-          const uint32_t packed = operands[((tile0 + t) * 8 + column) * 4 + q];
+          const uint32_t packed = *operand;
           b = make_uint4(__byte_perm(packed, 0, 0x0000), __byte_perm(packed, 0, 0x1111),
                          __byte_perm(packed, 0, 0x2222), __byte_perm(packed, 0, 0x3333));
         }
-        mma_s8(sums, a, b.x, b.y);
-        mma_s8(sums, a + 4, b.z, b.w);
+#pragma unroll
+        for (int s = 0; s < S; ++s) {
+          const uint8_t* from = stream + s * kStageTiles * kTile;
+          const uint32_t w0 = *reinterpret_cast<const uint32_t*>(from + at0);
+          const uint32_t w1 = *reinterpret_cast<const uint32_t*>(from + at1);
+          const uint32_t w2 = two_words(Q) ? 0 : *reinterpret_cast<const uint32_t*>(from + at2);
+          uint32_t a[8];
+          decode<Q>(__funnelshift_r(w0, w1, shift), two_words(Q) ? w1 >> shift : __funnelshift_r(w1, w2, shift), p.multiplier, a);
+          mma_s8(sums[s], a, b.x, b.y);
+          mma_s8(sums[s], a + 4, b.z, b.w);
+        }
       }
       __syncwarp();
       issue();
+      if (++slot == kStages) slot = 0, phase ^= 1;
     }
     // Column 2 q and 2 q + 1 of rows g and g + 8: hi and lo of batch q, or batches 2 q and 2 q + 1.
-    float(*out)[16] = partial[round % 2][warp];
-    if constexpr (Fine) {
-      if (q < p.batch) {
-        out[q][g] = sums[0] + sums[1] * (1.f / 254.f);
-        out[q][g + 8] = sums[2] + sums[3] * (1.f / 254.f);
+    auto out = partial[round % 2][warp];
+#pragma unroll
+    for (int s = 0; s < S; ++s) {
+      const int row = 16 * s + g;
+      if constexpr (Fine) {
+        if (q < p.batch) {
+          out[q][row] = sums[s][0] + sums[s][1] * (1.f / 254.f);
+          out[q][row + 8] = sums[s][2] + sums[s][3] * (1.f / 254.f);
+        }
+      } else {
+        out[2 * q][row] = sums[s][0], out[2 * q + 1][row] = sums[s][1];
+        out[2 * q][row + 8] = sums[s][2], out[2 * q + 1][row + 8] = sums[s][3];
       }
-    } else {
-      out[2 * q][g] = sums[0], out[2 * q + 1][g] = sums[1];
-      out[2 * q][g + 8] = sums[2], out[2 * q + 1][g + 8] = sums[3];
     }
     __syncthreads();
-    for (int i = threadIdx.x; i < 16 * p.batch; i += W * 32) {
-      const int b = i / 16, row = i % 16;
+    if (const int b = threadIdx.x / (16 * S), row = threadIdx.x % (16 * S); b < p.batch) {
       float sum = 0.f;
-      for (int w = 0; w < W; ++w) sum += partial[round % 2][w][b][row];
-      const float scale = __half2float(p.row_scale[strip * 16 + row]) * p.unit * scales[b];
-      static_cast<T*>(p.y)[static_cast<int64_t>(b) * p.rows + strip * 16 + row] = from_float<T>(sum * scale);
+#pragma unroll
+      for (int w = 0; w < kWarps; ++w) sum += partial[round % 2][w][b][row];
+      const float scale = __half2float(p.row_scale[group * 16 * S + row]) * p.unit * scales[b];
+      static_cast<T*>(p.y)[static_cast<int64_t>(b) * p.rows + group * 16 * S + row] = from_float<T>(sum * scale);
     }
   }
 }
 
-template <int Q, bool Fine, bool Spread, int W, class T>
-int launch(const GemvParams& p, int blocks_per_sm, int processors, cudaStream_t stream) {
-  const int ring = W * kStages * kStageTiles * 8 * Q;
+template <int Q, bool Fine, bool Spread, int S, class T>
+int launch(const GemvParams& p, int blocks, cudaStream_t stream) {
+  const int ring = kWarps * kStages * (Q <= 16 ? 16 : 8) * 8 * Q;
   const int bytes = ring + p.columns * 8;
-  if (cudaError_t e = cudaFuncSetAttribute(gemv<Q, Fine, Spread, W, T>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes)) return e;
+  const auto kernel = gemv<Q, Fine, Spread, S, T>;
+  if (cudaError_t e = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes)) return e;
   cudaLaunchAttribute overlap{};
   overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   overlap.val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config{};
-  config.gridDim = dim3(min(p.rows / 16, blocks_per_sm * processors));
-  config.blockDim = dim3(W * 32);
+  config.gridDim = dim3(min(p.rows / (16 * S), blocks));
+  config.blockDim = dim3(kWarps * 32);
   config.dynamicSmemBytes = bytes;
   config.stream = stream;
   config.attrs = &overlap;
   config.numAttrs = 1;
-  return cudaLaunchKernelEx(&config, gemv<Q, Fine, Spread, W, T>, p);
+  return cudaLaunchKernelEx(&config, kernel, p);
 }
 
 }  // namespace
 
-// rows: a multiple of 16; columns: of 32; batch 1 to 8. Returns a cudaError_t.
-extern "C" int gemv_trellis(const GemvParams* p, int bfloat16, int warps, int blocks_per_sm, int processors, cudaStream_t stream) {
-#define GO(fine, spread, w) \
-  (bfloat16 ? launch<QUARTERS, fine, spread, w, __nv_bfloat16>(*p, blocks_per_sm, processors, stream) \
-            : launch<QUARTERS, fine, spread, w, __half>(*p, blocks_per_sm, processors, stream))
-  if (p->batch == 1) return warps == 8 ? GO(true, true, 8) : GO(true, true, 16);
-  if (p->batch <= 4) return warps == 8 ? GO(true, false, 8) : GO(true, false, 16);
-  return warps == 8 ? GO(false, false, 8) : GO(false, false, 16);
+// rows: a multiple of 16 x strips; columns: of 32; batch 1 to 8; strips: 1 or 2 at a time. Returns a cudaError_t.
+extern "C" int gemv_trellis(const GemvParams* p, int bfloat16, int strips, int blocks, cudaStream_t stream) {
+#define GO(fine, spread, strips) \
+  (bfloat16 ? launch<QUARTERS, fine, spread, strips, __nv_bfloat16>(*p, blocks, stream) \
+            : launch<QUARTERS, fine, spread, strips, __half>(*p, blocks, stream))
+  if (p->batch == 1) return strips == 1 ? GO(true, true, 1) : GO(true, true, 2);
+  if (p->batch <= 4) return strips == 1 ? GO(true, false, 1) : GO(true, false, 2);
+  return strips == 1 ? GO(false, false, 1) : GO(false, false, 2);
 #undef GO
 }
