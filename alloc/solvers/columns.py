@@ -25,11 +25,13 @@ def cheapest(offsets: Ints, loss: Floats, costs: Costs, prices: Floats, weight: 
     """(groups,) the option of least weight * loss + prices . costs; of equal ones the first, which costs least.
 
     `costs` (budgets, options); floats are faster than integers."""
-    priced = weight * loss
+    priced = np.empty(len(loss))
+    for option in range(len(loss)):
+        priced[option] = weight * loss[option]
     for budget in range(len(prices)):
         price = prices[budget]
-        if price != 0.0:
-            priced += price * costs[budget]
+        for option in range(len(loss)):
+            priced[option] += price * costs[budget, option]
     chosen = np.empty(len(offsets) - 1, np.int64)
     for group in range(len(offsets) - 1):
         at = offsets[group]
@@ -46,21 +48,22 @@ def cheapest(offsets: Ints, loss: Floats, costs: Costs, prices: Floats, weight: 
 def column_generation(
     offsets: Ints, loss: Floats, costs: Floats, limits: Floats, scale: Floats, box: float, most: int
 ) -> tuple[Floats, float, Ints, bool]:
-    """Prices (budgets,) per scaled unit, D at them, the plans (plans, groups) of the last basis and the one cheapest at
+    """Prices (budgets,), D at them, the plans (plans, groups) of the last basis and the one cheapest at
     the prices, and whether the box M holds a price.
 
     `most` limits the steps; what is returned then is still a bound."""
-    budgets, size = len(limits), len(limits) + 1
-    over = np.empty(budgets)
-    plan = cheapest(offsets, loss, costs, np.zeros(budgets), 1.0)
+    budgets, size, groups = len(limits), len(limits) + 1, len(offsets) - 1
+    over, prices, y, column, step = np.zeros(budgets), np.zeros(budgets), np.zeros(size), np.zeros(size), np.zeros(size)
+    plan = cheapest(offsets, loss, costs, prices, 1.0)
     value = _column(plan, loss, costs, limits, scale, over)
     # the basis: row b < budgets a slack (kind 1) or an overrun (kind 2), the last row a plan (kind 0)
     kind = np.ones(size, np.int64)
     kind[budgets] = 0
-    plans = np.empty((size, len(plan)), np.int64)
-    plans[budgets] = plan
+    plans = np.empty((size + 1, groups), np.int64)
     inverse, held, price_of = np.zeros((size, size)), np.zeros(size), np.zeros(size)
     inverse[budgets, budgets], held[budgets], price_of[budgets] = 1.0, 1.0, value
+    for g in range(groups):
+        plans[budgets, g] = plan[g]
     for b in range(budgets):
         sign = 1.0
         if over[b] > 0:
@@ -69,36 +72,41 @@ def column_generation(
         inverse[b, budgets] = -sign * over[b]
         held[b] = -sign * over[b]
     best, best_at, best_plan = -np.inf, np.zeros(budgets), plan
-    y, column, step = np.empty(size), np.empty(size), np.empty(size)
-    master = np.inf
     for _ in range(most):
         for j in range(size):
             y[j] = 0.0
             for i in range(size):
                 y[j] += price_of[i] * inverse[i, j]
-        master = y[budgets]
         # prices are -y: outside of [0, M] a slack or an overrun comes in
-        enters, worst = 0, ZERO * box
-        column[:] = 0.0
+        enters, worst, at = 0, ZERO * box, 0
         for b in range(budgets):
+            column[b] = 0.0
             if y[b] > worst:
                 worst, enters, at = y[b], 1, b
             if -y[b] - box > worst:
                 worst, enters, at = -y[b] - box, 2, b
+        column[budgets] = 0.0
         cost = 0.0
-        if enters:
-            column[at] = 1.0 if enters == 1 else -1.0
-            cost = 0.0 if enters == 1 else box
+        if enters == 1:
+            column[at] = 1.0
+        elif enters == 2:
+            column[at] = -1.0
+            cost = box
         else:
-            prices = np.maximum(-y[:budgets], 0.0)
-            plan = cheapest(offsets, loss, costs, prices / scale, 1.0)
+            for b in range(budgets):
+                prices[b] = max(-y[b], 0.0) / scale[b]
+            plan = cheapest(offsets, loss, costs, prices, 1.0)
             cost = _column(plan, loss, costs, limits, scale, over)
-            value = cost + (prices * over).sum()
+            value = cost
+            for b in range(budgets):
+                value += prices[b] * scale[b] * over[b]
+                column[b] = over[b]
+            column[budgets] = 1.0
             if value > best:
-                best, best_at, best_plan = value, prices, plan
-            if master - best <= TOLERANCE * abs(best) or value >= master:
+                best, best_at, best_plan = value, prices.copy(), plan
+            # y of the last row is the master's objective
+            if y[budgets] - best <= TOLERANCE * abs(best) or value >= y[budgets]:
                 break
-            column[:budgets], column[budgets] = over, 1.0
         leaves, shortest = -1, np.inf
         for i in range(size):
             step[i] = 0.0
@@ -108,26 +116,28 @@ def column_generation(
                 shortest, leaves = held[i] / step[i], i
         if leaves < 0:
             break
-        inverse[leaves] /= step[leaves]
         held[leaves] = shortest
+        for j in range(size):
+            inverse[leaves, j] /= step[leaves]
         for i in range(size):
             if i != leaves:
-                inverse[i] -= step[i] * inverse[leaves]
                 held[i] = max(held[i] - step[i] * shortest, 0.0)
+                for j in range(size):
+                    inverse[i, j] -= step[i] * inverse[leaves, j]
         kind[leaves], price_of[leaves] = enters, cost
         if enters == 0:
-            plans[leaves] = plan
-    boxed = False
+            for g in range(groups):
+                plans[leaves, g] = plan[g]
+    boxed, count = False, 0
     for i in range(size):
         boxed |= kind[i] == 2 and held[i] > ZERO
-    kept = np.empty((size + 1, len(plan)), np.int64)
-    count = 0
-    for i in range(size):
         if kind[i] == 0:
-            kept[count] = plans[i]
+            for g in range(groups):
+                plans[count, g] = plans[i, g]
             count += 1
-    kept[count] = best_plan
-    return best_at, best, kept[: count + 1].copy(), boxed
+    for g in range(groups):
+        plans[count, g] = best_plan[g]
+    return best_at, best, plans[: count + 1], boxed
 
 
 @njit(cache=True)

@@ -78,12 +78,13 @@ class Core:
             cost, loss, parent, option, bound = extend(
                 cost,
                 loss,
-                self.extra_cost[:, part],
-                self.extra_loss[part],
+                self.extra_cost,
+                self.extra_loss,
                 self.slack,
                 self.prices,
-                self.rest_value[:, stage + 1],
-                self.rest_cost[:, stage + 1],
+                self.rest_value,
+                self.rest_cost,
+                np.array([part.start, part.stop, stage + 1]),
                 room,
             )
             kept = undominated(cost, loss)
@@ -190,39 +191,44 @@ def _nearby_prices(p: Floats, extra_cost: Ints, extra_loss: Floats, eps: float) 
 def extend(
     cost: Ints,
     loss: Floats,
-    option_cost: Ints,
-    option_loss: Floats,
+    extra_cost: Ints,
+    extra_loss: Floats,
     slack: Ints,
     prices: Floats,
     rest_value: Floats,
     rest_cost: Ints,
+    stage: Ints,
     room: float,
 ) -> tuple[Ints, Floats, NDArray[np.int32], NDArray[np.int32], Floats]:
     """Every state (cost (budgets, states), loss) with every option of a stage, as far as it can still win.
 
-    Returns cost, loss, parent, option and the bound of the extra loss of its best completion."""
-    budgets, states, choices = len(slack), len(loss), len(option_loss)
-    new_cost = np.empty((budgets, states * choices), np.int64)
-    new_loss = np.empty(states * choices)
-    parent = np.empty(states * choices, np.int32)
-    chosen = np.empty(states * choices, np.int32)
-    bounds = np.empty(states * choices)
-    constant = rest_value.copy()
+    `stage`: its options are stage[0]:stage[1], those after it are `rest...[:, stage[2]]`. Returns cost, loss, parent,
+    option and the bound of the extra loss of its best completion."""
+    budgets, states = len(slack), len(loss)
+    first, last, after = stage[0], stage[1], stage[2]
+    most = states * (last - first)
+    new_cost = np.empty((budgets, most), np.int64)
+    new_loss = np.empty(most)
+    parent = np.empty(most, np.int32)
+    chosen = np.empty(most, np.int32)
+    bounds = np.empty(most)
+    constant = np.empty(len(prices))
     for q in range(len(prices)):
+        constant[q] = rest_value[q, after]
         for budget in range(budgets):
             constant[q] -= prices[q, budget] * slack[budget]
     total = np.empty(budgets, np.int64)
     count = 0
-    for option in range(choices):
+    for option in range(first, last):
         for state in range(states):
             alive = True
             for budget in range(budgets):
-                total[budget] = cost[budget, state] + option_cost[budget, option]
-                if total[budget] + rest_cost[budget] > slack[budget]:
+                total[budget] = cost[budget, state] + extra_cost[budget, option]
+                if total[budget] + rest_cost[budget, after] > slack[budget]:
                     alive = False
             if not alive:
                 continue
-            value = loss[state] + option_loss[option]
+            value = loss[state] + extra_loss[option]
             best = -np.inf
             for q in range(len(prices)):
                 bound = value + constant[q]
@@ -232,14 +238,9 @@ def extend(
                 if best > room:
                     break
             if best <= room:
-                new_cost[:, count] = total
+                for budget in range(budgets):
+                    new_cost[budget, count] = total[budget]
                 new_loss[count] = value
-                parent[count], chosen[count], bounds[count] = state, option, best
+                parent[count], chosen[count], bounds[count] = state, option - first, best
                 count += 1
-    return (
-        new_cost[:, :count].copy(),
-        new_loss[:count].copy(),
-        parent[:count].copy(),
-        chosen[:count].copy(),
-        bounds[:count].copy(),
-    )
+    return new_cost[:, :count].copy(), new_loss[:count], parent[:count], chosen[:count], bounds[:count]

@@ -90,5 +90,4 @@ def _several_budgets(problem: Problem) -> Dual:
         if not boxed:
             break
         box *= 100.0
-    prices = prices / scale
     return Dual(prices=prices, bound=dual_value(problem, prices, plans[-1]), plans=tuple(plans))

@@ -68,7 +68,8 @@ def _repair(group_of: Ints, loss: Floats, costs: Ints, limits: Ints, plan: Ints,
         if best < 0:
             return False
         group = group_of[best]
-        total += costs[:, best] - costs[:, plan[group]]
+        for budget in range(len(limits)):
+            total[budget] += costs[budget, best] - costs[budget, plan[group]]
         plan[group] = best
 
 
@@ -87,7 +88,8 @@ def _spend(order: Ints, group_of: Ints, loss: Floats, costs: Ints, limits: Ints,
                 fits = False
                 break
         if fits:
-            total += costs[:, option] - costs[:, current]
+            for budget in range(len(limits)):
+                total[budget] += costs[budget, option] - costs[budget, current]
             plan[group] = option
             taken += 1
     return taken
