@@ -50,6 +50,10 @@ class BlockCode:
         """`kernel` is -1 for none."""
         return (mask * self.quantizers + quantizer) * (self.kernels + 1) + kernel + 1
 
+    def quantizer(self, codes: Ints) -> Ints:
+        """The quantizer of each code."""
+        return codes // (self.kernels + 1) % self.quantizers
+
     def decode(self, code: int) -> tuple[int, int, int]:
         """(mask, quantizer, kernel)."""
         rest, kernel = divmod(int(code), self.kernels + 1)

@@ -65,6 +65,10 @@ class Exact:
             started=started,
         )
 
+    def plan(self, problem: Problem) -> tuple[Ints, float]:
+        """((groups,) options of the best plan, lower bound) alone: what a front asks for many times."""
+        return self._search(problem, peak(problem))
+
     def _search(self, problem: Problem, dual: Dual) -> tuple[Ints, float]:
         """(plan, proven lower bound)."""
         plans = [plan for start in dual.plans[-LAST_PLANS:] if (plan := fit(problem, start)) is not None]
