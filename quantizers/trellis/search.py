@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,7 @@ from quantizers.trellis.mixed_stream import path_states
 log = logging.getLogger(__name__)
 SCREEN, FINAL, GAIN = 1 << 17, 1 << 19, 1 << 20  # weights
 KEPT = 10
+RATES = range(5, 25)
 
 
 def sample(weights: int, seed: int, device: torch.device) -> torch.Tensor:
@@ -67,23 +68,35 @@ def search(quarters: int, candidates: int, device: torch.device, seed: int = 0) 
     }
 
 
+def search_rates(
+    quarters: Sequence[int], candidates: int, device: torch.device, seed: int = 0
+) -> Iterator[dict[str, object]]:
+    """`search` rate by rate. ValueError on a rate or a number of candidates that cannot be searched."""
+    if not set(quarters) <= set(RATES):
+        raise ValueError(f"quarters are {RATES[0]} to {RATES[-1]}, not {list(quarters)}")
+    if candidates < KEPT:
+        raise ValueError(f"candidates is at least {KEPT}, not {candidates}")
+    for rate in quarters:
+        row = search(rate, candidates, device, seed)
+        log.info(
+            "%5.2f bits: multiplier %#010x, gain %.2f, gap %.4f dB (median of the screen %.4f, its best %.4f)",
+            rate / 4, row["multiplier"], row["gain"], row["gap_db"], row["screened_median_db"], row["screened_best_db"],
+        )  # fmt: skip
+        yield row
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Search every rate asked for and write JSON."""
     parser = argparse.ArgumentParser(description="search the multipliers of the computed trellis code on a GPU")
-    parser.add_argument("--quarters", type=int, nargs="*", default=list(range(5, 25)), help="4 x rate, 5 .. 24")
-    parser.add_argument("--candidates", type=int, default=300, help="random multipliers for each rate")
+    parser.add_argument("--quarters", type=int, nargs="*", default=list(RATES), help="4 x rate, 5 .. 24")
+    parser.add_argument("--candidates", type=int, default=250, help="random multipliers for each rate")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True, help="JSON file")
     options = parser.parse_args(arguments)
     logging.basicConfig(level="INFO", format="%(message)s")
     rows = []
-    for quarters in options.quarters:
-        rows.append(search(quarters, options.candidates, torch.device("cuda"), options.seed))
-        log.info(
-            "%5.2f bits: multiplier %#010x, gain %.2f, gap %.4f dB (median of the screen %.4f, its best %.4f)",
-            quarters / 4, rows[-1]["multiplier"], rows[-1]["gain"], rows[-1]["gap_db"],
-            rows[-1]["screened_median_db"], rows[-1]["screened_best_db"],
-        )  # fmt: skip
+    for row in search_rates(options.quarters, options.candidates, torch.device("cuda"), options.seed):
+        rows.append(row)
         options.out.write_text(json.dumps(rows, indent=1) + "\n")
 
 
