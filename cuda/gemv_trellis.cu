@@ -7,12 +7,13 @@
 //
 // Layout (docs/format.md): a tile of 16 x 16 weights is a stream of 8 Q bytes; lane l of a warp owns the steps 8 l .. 8 l +
 // 7, which are the rows g, g + 8 and columns 4 q .. 4 q + 3 of the tile (g = l / 4, q = l % 4) just as the instruction wants
-// them. A strip of 16 rows is contiguous. A block takes strips in turn, its warps split K; every warp streams its own part
-// into shared memory by bulk copies, kStages ahead and across strips, the first before it waits for the kernel that
-// makes x.
+// them. A strip of 16 rows is contiguous. A block owns some strips and each of its warps an equal part of their tiles,
+// across strips, which it streams into shared memory by bulk copies, kStages ahead, the first before it waits for the
+// kernel that makes x. Sums meet in shared memory as integers, so that their order does not matter.
 //
-// Bound: Q / 32 bytes a weight from memory; about 2 (Q = 8: 1.4) integer operations on the 16-lane pipe and 1 multiply
-// on the other, 4 (2.8) clocks a weight and warp on an SM quarter: at 3 bits 3.6 clocks of memory time.
+// Bound: Q / 32 bytes a weight from memory. Counted: 27 instructions for 8 weights at 2 bits, 30 at 3 bits, half of them
+// on the 16-lane integer pipe, so 27 to 32 clocks of an SM quarter for 8 x 32 weights; measured 55 to 61 (EXPERIMENTS.md
+// says what was tried). 1 block of 16 warps on an SM.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
@@ -37,6 +38,7 @@ using trellis::state_bits;
 
 constexpr int kWarps = 16;
 constexpr int kStages = 3;
+constexpr int kStageTiles = QUARTERS <= 16 ? 16 : 8;  // 1 to 2 KB; a stage costs 30 clocks whatever its size
 constexpr int kHeld = 4;  // 16-byte pieces of x that a thread keeps in registers: 16384 columns
 
 // v x factor by a multiply instruction, also where factor is a power of two.
@@ -165,40 +167,36 @@ __device__ void prepare(const GemvParams& p, uint32_t* operands, float* scales, 
   __syncthreads();
 }
 
-// S strips of 16 rows at a time share the activations that a warp loads.
-template <int Q, bool Fine, bool Spread, int S, class T>
+template <int Q, bool Fine, bool Spread, class T>
 __global__ void __launch_bounds__(kWarps * 32) gemv(GemvParams p) {
-  constexpr int kTile = 8 * Q, L = state_bits(Q);
-  constexpr int kStageTiles = (Q <= 16 ? 16 : 8) / S;  // 2 KB at 2 to 4 bits
-  constexpr int kStage = S * kStageTiles * kTile;
+  constexpr int kTile = 8 * Q, L = state_bits(Q), kColumns = Spread ? 2 : 8;
+  constexpr int kStage = kStageTiles * kTile;
   extern __shared__ __align__(128) uint8_t shared[];
   __shared__ __align__(8) uint64_t full[kWarps][kStages];
-  __shared__ float scales[8], room[8 * kWarps], partial[2][kWarps][Fine ? 4 : 8][16 * S];
+  __shared__ float scales[8], room[8 * kWarps];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int tiles = p.columns / 16, strips = p.rows / 16;
   uint8_t* ring = shared + warp * kStages * kStage;
   uint32_t* operands = reinterpret_cast<uint32_t*>(shared + kWarps * kStages * kStage);
+  int* sums = reinterpret_cast<int*>(operands + p.columns * 2);  // (strips of this block, 16, kColumns)
 
-  // This warp's part of every strip, in pairs of tiles: bulk copies are multiples of 16 bytes.
-  const int tiles = p.columns / 16, pairs = tiles / 2;
-  const int first = 2 * (pairs * warp / kWarps), count = 2 * (pairs * (warp + 1) / kWarps) - first;
-  const int stages = (count + kStageTiles - 1) / kStageTiles;
-  const int groups = p.rows / (16 * S);
-  const int total = (groups - static_cast<int>(blockIdx.x) + gridDim.x - 1) / gridDim.x * stages;
-  int issued_group = blockIdx.x, issued_stage = 0, issued = 0, issue_slot = 0;
+  // This block's strips are contiguous, and so is the part of each warp: whole pairs of tiles, across strips.
+  const int first_strip = static_cast<int64_t>(strips) * blockIdx.x / gridDim.x;
+  const int own = static_cast<int>(static_cast<int64_t>(strips) * (blockIdx.x + 1) / gridDim.x) - first_strip;
+  const int pairs = own * tiles / 2;
+  const int begin = 2 * (pairs * warp / kWarps), end = 2 * (pairs * (warp + 1) / kWarps);
+  const uint8_t* from = p.codes + (static_cast<int64_t>(first_strip) * tiles + begin) * kTile;
+  int left = end - begin, issue_slot = 0;
   auto issue = [&]() {
-    if (issued < total) {
-      const int tile = issued_stage * kStageTiles, bytes = min(kStageTiles, count - tile) * kTile;
+    if (left > 0) {
+      const int bytes = min(kStageTiles, left) * kTile;
       if (lane == 0) {
-        const uint8_t* from = p.codes + (static_cast<int64_t>(issued_group) * S * tiles + first + tile) * kTile;
-        expect_bytes(&full[warp][issue_slot], S * bytes);
-        for (int s = 0; s < S; ++s)
-          copy_async(ring + issue_slot * kStage + s * kStageTiles * kTile, from + static_cast<int64_t>(s) * tiles * kTile, bytes,
-                     &full[warp][issue_slot]);
+        expect_bytes(&full[warp][issue_slot], bytes);
+        copy_async(ring + issue_slot * kStage, from, bytes, &full[warp][issue_slot]);
       }
-      if (++issued_stage == stages) issued_stage = 0, issued_group += gridDim.x;
+      from += kStage, left -= kStageTiles;
+      issue_slot = issue_slot + 1 == kStages ? 0 : issue_slot + 1;
     }
-    ++issued;
-    issue_slot = issue_slot + 1 == kStages ? 0 : issue_slot + 1;
   };
   if (lane == 0) {
     for (int s = 0; s < kStages; ++s) init_barrier(&full[warp][s]);
@@ -206,6 +204,7 @@ __global__ void __launch_bounds__(kWarps * 32) gemv(GemvParams p) {
   }
   __syncwarp();
   for (int s = 0; s < kStages; ++s) issue();
+  for (int i = threadIdx.x; i < own * 16 * kColumns; i += kWarps * 32) sums[i] = 0;
   launch_dependents();
   wait_for_previous_kernel();
   prepare<Fine, Spread, T>(p, operands, scales, room);
@@ -215,17 +214,17 @@ __global__ void __launch_bounds__(kWarps * 32) gemv(GemvParams p) {
   const int word = start / 32, shift = start % 32;
   const int at0 = word % (kTile / 4) * 4, at1 = (word + 1) % (kTile / 4) * 4, at2 = (word + 2) % (kTile / 4) * 4;
   const int g = lane / 4, q = lane % 4;
-  // columns without a batch hold anything: nobody reads their sums
-  const uint32_t* mine = operands + (Spread ? (first * 2 + g % 2) * 16 + q * 4 : (first * 8 + g) * 4 + q);
-  int slot = 0, phase = 0;
-  for (int group = blockIdx.x, round = 0; group < groups; group += gridDim.x, ++round) {
-    int sums[S][4] = {};
-    const uint32_t* operand = mine;
-    for (int stage = 0; stage < stages; ++stage) {
-      const int here = min(kStageTiles, count - stage * kStageTiles);
-      wait_barrier(&full[warp][slot], phase);
-      const uint8_t* stream = ring + slot * kStage;
-#pragma unroll 2
+  // columns of the instruction without a batch hold anything: nobody reads their sums
+  const uint32_t* mine = operands + (Spread ? g % 2 * 16 + q * 4 : g * 4 + q);
+  int acc[4] = {0, 0, 0, 0};
+  int strip = begin / tiles, column = begin % tiles, slot = 0, phase = 0;
+  for (int tile = begin; tile < end;) {
+    wait_barrier(&full[warp][slot], phase);
+    const uint8_t* stream = ring + slot * kStage;
+    for (const int stop = min(tile + kStageTiles, end); tile < stop;) {
+      const int here = min(stop - tile, tiles - column);
+      const uint32_t* operand = mine + column * 32;
+#pragma unroll 8
       for (int t = 0; t < here; ++t, stream += kTile, operand += 32) {
         uint4 b;
         if constexpr (Spread) {
@@ -235,59 +234,50 @@ __global__ void __launch_bounds__(kWarps * 32) gemv(GemvParams p) {
           b = make_uint4(__byte_perm(packed, 0, 0x0000), __byte_perm(packed, 0, 0x1111),
                          __byte_perm(packed, 0, 0x2222), __byte_perm(packed, 0, 0x3333));
         }
-#pragma unroll
-        for (int s = 0; s < S; ++s) {
-          const uint8_t* from = stream + s * kStageTiles * kTile;
-          const uint32_t w0 = *reinterpret_cast<const uint32_t*>(from + at0);
-          const uint32_t w1 = *reinterpret_cast<const uint32_t*>(from + at1);
-          const uint32_t w2 = two_words(Q) ? 0 : *reinterpret_cast<const uint32_t*>(from + at2);
-          uint32_t a[8];
-          decode<Q>(__funnelshift_r(w0, w1, shift), two_words(Q) ? w1 >> shift : __funnelshift_r(w1, w2, shift), p.multiplier, a);
-          mma_s8(sums[s], a, b.x, b.y);
-          mma_s8(sums[s], a + 4, b.z, b.w);
-        }
+        const uint32_t w0 = *reinterpret_cast<const uint32_t*>(stream + at0);
+        const uint32_t w1 = *reinterpret_cast<const uint32_t*>(stream + at1);
+        const uint32_t w2 = two_words(Q) ? 0 : *reinterpret_cast<const uint32_t*>(stream + at2);
+        uint32_t a[8];
+        decode<Q>(__funnelshift_r(w0, w1, shift), two_words(Q) ? w1 >> shift : __funnelshift_r(w1, w2, shift), p.multiplier, a);
+        mma_s8(acc, a, b.x, b.y);
+        mma_s8(acc, a + 4, b.z, b.w);
       }
-      __syncwarp();
-      issue();
-      if (++slot == kStages) slot = 0, phase ^= 1;
-    }
-    // Column 2 q and 2 q + 1 of rows g and g + 8: hi and lo of batch q, or batches 2 q and 2 q + 1.
-    auto out = partial[round % 2][warp];
-#pragma unroll
-    for (int s = 0; s < S; ++s) {
-      const int row = 16 * s + g;
-      if constexpr (Fine) {
-        if (q < p.batch) {
-          out[q][row] = sums[s][0] + sums[s][1] * (1.f / 254.f);
-          out[q][row + 8] = sums[s][2] + sums[s][3] * (1.f / 254.f);
+      tile += here, column += here;
+      if (column == tiles || tile == end) {  // integers: the order in which warps add does not matter
+        if (2 * q < kColumns) {
+          int* to = sums + (strip * 16 + g) * kColumns + 2 * q;
+          atomicAdd(to, acc[0]), atomicAdd(to + 1, acc[1]);
+          atomicAdd(to + 8 * kColumns, acc[2]), atomicAdd(to + 8 * kColumns + 1, acc[3]);
         }
-      } else {
-        out[2 * q][row] = sums[s][0], out[2 * q + 1][row] = sums[s][1];
-        out[2 * q][row + 8] = sums[s][2], out[2 * q + 1][row + 8] = sums[s][3];
+        acc[0] = acc[1] = acc[2] = acc[3] = 0;
+        column = 0, ++strip;
       }
     }
-    __syncthreads();
-    if (const int b = threadIdx.x / (16 * S), row = threadIdx.x % (16 * S); b < p.batch) {
-      float sum = 0.f;
-#pragma unroll
-      for (int w = 0; w < kWarps; ++w) sum += partial[round % 2][w][b][row];
-      const float scale = __half2float(p.row_scale[group * 16 * S + row]) * p.unit * scales[b];
-      static_cast<T*>(p.y)[static_cast<int64_t>(b) * p.rows + group * 16 * S + row] = from_float<T>(sum * scale);
-    }
+    __syncwarp();
+    issue();
+    if (++slot == kStages) slot = 0, phase ^= 1;
+  }
+  __syncthreads();
+  for (int i = threadIdx.x; i < own * 16 * p.batch; i += kWarps * 32) {
+    const int row = i / p.batch, b = i % p.batch;
+    const int* sum = sums + row * kColumns;
+    const float value = Fine ? sum[2 * b] + sum[2 * b + 1] * (1.f / 254.f) : sum[b];
+    const float scale = __half2float(p.row_scale[first_strip * 16 + row]) * p.unit * scales[b];
+    static_cast<T*>(p.y)[static_cast<int64_t>(b) * p.rows + first_strip * 16 + row] = from_float<T>(value * scale);
   }
 }
 
-template <int Q, bool Fine, bool Spread, int S, class T>
-int launch(const GemvParams& p, int blocks, cudaStream_t stream) {
-  const int ring = kWarps * kStages * (Q <= 16 ? 16 : 8) * 8 * Q;
-  const int bytes = ring + p.columns * 8;
-  const auto kernel = gemv<Q, Fine, Spread, S, T>;
+template <int Q, bool Fine, bool Spread, class T>
+int launch(const GemvParams& p, int processors, cudaStream_t stream) {
+  const int blocks = min(p.rows / 16, processors), own = (p.rows / 16 + blocks - 1) / blocks;
+  const int bytes = kWarps * kStages * kStageTiles * 8 * Q + p.columns * 8 + own * 16 * (Spread ? 2 : 8) * 4;
+  const auto kernel = gemv<Q, Fine, Spread, T>;
   if (cudaError_t e = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes)) return e;
   cudaLaunchAttribute overlap{};
   overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   overlap.val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config{};
-  config.gridDim = dim3(min(p.rows / (16 * S), blocks));
+  config.gridDim = dim3(blocks);
   config.blockDim = dim3(kWarps * 32);
   config.dynamicSmemBytes = bytes;
   config.stream = stream;
@@ -298,13 +288,12 @@ int launch(const GemvParams& p, int blocks, cudaStream_t stream) {
 
 }  // namespace
 
-// rows: a multiple of 16 x strips; columns: of 32; batch 1 to 8; strips: 1 or 2 at a time. Returns a cudaError_t.
-extern "C" int gemv_trellis(const GemvParams* p, int bfloat16, int strips, int blocks, cudaStream_t stream) {
-#define GO(fine, spread, strips) \
-  (bfloat16 ? launch<QUARTERS, fine, spread, strips, __nv_bfloat16>(*p, blocks, stream) \
-            : launch<QUARTERS, fine, spread, strips, __half>(*p, blocks, stream))
-  if (p->batch == 1) return strips == 1 ? GO(true, true, 1) : GO(true, true, 2);
-  if (p->batch <= 4) return strips == 1 ? GO(true, false, 1) : GO(true, false, 2);
-  return strips == 1 ? GO(false, false, 1) : GO(false, false, 2);
+// rows: a multiple of 16; columns: of 32; batch 1 to 8. Returns a cudaError_t.
+extern "C" int gemv_trellis(const GemvParams* p, int bfloat16, int processors, cudaStream_t stream) {
+#define GO(fine, spread) \
+  (bfloat16 ? launch<QUARTERS, fine, spread, __nv_bfloat16>(*p, processors, stream) \
+            : launch<QUARTERS, fine, spread, __half>(*p, processors, stream))
+  if (p->batch == 1) return GO(true, true);
+  return p->batch <= 4 ? GO(true, false) : GO(false, false);
 #undef GO
 }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-from dataclasses import dataclass
 from functools import cache
 
 import torch
@@ -31,35 +30,13 @@ class _Params(ctypes.Structure):
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shape:
-    """How a product is spread: strips of 16 rows that a block takes at a time (1 or 2), and blocks."""
-
-    strips: int
-    blocks: int
-
-
 @cache
 def processors(index: int) -> int:
     """Multiprocessors of a device."""
     return int(torch.cuda.get_device_properties(index).multi_processor_count)
 
 
-def shape_for(rows: int, count: int) -> Shape:
-    """Two strips at a time share activations, one at a time spreads evenly: two, unless that idles over a tenth more.
-
-    rows: of the weight, a multiple of 16; count: multiprocessors."""
-
-    def rounds(strips: int) -> int:
-        return strips * -(-rows // (16 * strips * count))
-
-    strips = 2 if rows % 32 == 0 and rounds(2) <= 1.1 * rounds(1) else 1
-    return Shape(strips=strips, blocks=count)
-
-
-def multiply(
-    codes: torch.Tensor, row_scale: torch.Tensor, x: torch.Tensor, y: torch.Tensor, quarters: int, shape: Shape
-) -> None:
+def multiply(codes: torch.Tensor, row_scale: torch.Tensor, x: torch.Tensor, y: torch.Tensor, quarters: int) -> None:
     """y (batch, rows) = x (batch, columns) W^T, into `y`, on the current stream of the device.
 
     codes: (rows / 16 x columns / 16 x 8 quarters,) uint8; row_scale: (rows,) float16; x and y float16 or bfloat16.
@@ -86,8 +63,7 @@ def multiply(
     status = library.gemv_trellis(
         ctypes.byref(params),
         int(x.dtype == torch.bfloat16),
-        shape.strips,
-        shape.blocks,
+        processors(x.device.index or 0),
         ctypes.c_void_p(torch.cuda.current_stream(x.device).cuda_stream),
     )
     check(status, "gemv_trellis")

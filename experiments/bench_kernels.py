@@ -1,0 +1,36 @@
+"""`python -m experiments.bench_kernels out=DIR`: times of the products against the memory limit, on the GPU at hand.
+
+A wrapper: the measuring code is `python -m quantizers.kernels.bench`, which needs nothing but torch and nvcc."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from experiments.entry import run, save_run
+from quantizers.kernels import bench
+from quantizers.kernels.build import KernelUnavailableError, compiler
+
+
+def main(cfg: DictConfig) -> None:
+    """Write kernels.json and the command's record."""
+    import torch
+
+    if not torch.cuda.is_available():
+        raise ValueError("no CUDA device: the kernels are timed on a GPU")
+    try:
+        compiler()
+    except KernelUnavailableError as error:
+        raise ValueError(str(error)) from None
+    out = Path(cfg.out)
+    out.mkdir(parents=True, exist_ok=True)
+    lists = {"--models": cfg.models, "--quarters": cfg.quarters, "--batches": cfg.batches}
+    arguments = [str(word) for option, values in lists.items() for word in (option, *values)]
+    bench.main([*arguments, "--out", str(out / "kernels.json")])
+    save_run(out, cfg)
+    print(out / "kernels.json")
+
+
+if __name__ == "__main__":
+    run(main, "bench_kernels")

@@ -1,0 +1,86 @@
+"""CUDA kernels: every template compiles where nvcc is; on a GPU, products equal the decoded weights' in float64."""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+
+import pytest
+import torch
+
+from quantizers import make_quantizer
+from quantizers.base import Encoded
+from quantizers.kernels.build import KernelUnavailableError, build, compile_command, compiler, load
+from quantizers.kernels.gemv import multiply
+
+
+def has_compiler() -> bool:
+    try:
+        compiler()
+    except KernelUnavailableError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(not has_compiler(), reason="no nvcc")
+@pytest.mark.parametrize(
+    ("name", "defines", "entry"),
+    [
+        ("encode_trellis", {"QUARTERS": 13, "THREADS": 512}, "encode_trellis"),
+        ("gemv_trellis", {"QUARTERS": 11}, "gemv_trellis"),
+        ("read_limit", {}, "read_limit"),
+    ],
+)
+def test_a_kernel_compiles_to_a_library_with_its_entry_point(
+    name: str, defines: dict[str, int], entry: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BITPALETTE_CACHE", str(tmp_path))
+    path = build(name, "90a", defines)
+    assert hasattr(ctypes.CDLL(str(path)), entry)
+    written = path.stat().st_mtime_ns
+    assert build(name, "90a", defines).stat().st_mtime_ns == written, "built once"
+
+
+def test_without_a_gpu_the_message_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with pytest.raises(KernelUnavailableError, match="run on a CUDA device, not on cpu"):
+        load("gemv_trellis", torch.device("cpu"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path))
+    monkeypatch.delenv("NVCC", raising=False)
+    with pytest.raises(KernelUnavailableError, match="no nvcc"):
+        compile_command(Path("a.cu"), Path("a.so"), "90a", {})
+
+
+def test_shapes_that_the_kernel_does_not_take_are_refused() -> None:
+    x, scale = torch.zeros(1, 64, dtype=torch.float16), torch.zeros(16, dtype=torch.float16)
+    with pytest.raises(ValueError, match="not 24, 64, 1"):
+        multiply(torch.zeros(0, dtype=torch.uint8), scale, x, torch.zeros(1, 24, dtype=torch.float16), 12)
+    with pytest.raises(ValueError, match="5 bytes of codes"):
+        multiply(torch.zeros(5, dtype=torch.uint8), scale, x, torch.zeros(1, 16, dtype=torch.float16), 12)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not (torch.cuda.is_available() and has_compiler()), reason="needs a CUDA device and nvcc")
+@pytest.mark.parametrize("quarters", [5, 8, 11, 12, 13, 16, 19, 24])
+@pytest.mark.parametrize("shape", [(16, 32), (48, 576), (576, 1536), (1536, 576), (4096, 4096), (256, 14336)])
+def test_products_equal_those_of_the_decoded_weight(quarters: int, shape: tuple[int, int]) -> None:
+    rows, columns = shape
+    quantizer = make_quantizer(f"trellis-{quarters / 4:g}")
+    generator = torch.Generator().manual_seed(rows + quarters)
+    codes = torch.randint(0, 256, (rows * columns * quarters // 32,), dtype=torch.uint8, generator=generator)
+    scale = (torch.rand(rows, generator=generator) + 0.5).half()
+    tensors = {"codes": codes, "row_scale": scale}
+    weight = quantizer.decode(Encoded(out_features=rows, in_features=columns, tensors=tensors)).double()
+    for batch in (1, 3, 4, 8):
+        for dtype in (torch.float16, torch.bfloat16):
+            x = torch.randn(batch, columns, generator=generator).to(dtype)
+            products = []
+            for _ in range(2):
+                y = torch.full((batch, rows), torch.nan, dtype=dtype, device="cuda")
+                multiply(codes.cuda(), scale.cuda(), x.cuda(), y, quarters)
+                products.append(y.cpu().double())
+            assert torch.equal(*products), "sums are integers: every run is the same"
+            wanted = x.double() @ weight.T
+            error = ((products[0] - wanted).norm() / wanted.norm()).item()
+            rounding = 4e-4 if dtype == torch.float16 else 3e-3  # of the output
+            assert error < rounding + (0.0 if batch <= 4 else 1.2e-2)  # 8-bit activations from batch 5 on
