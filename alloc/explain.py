@@ -1,10 +1,10 @@
 r"""Why a layer got what it got, and what two plans differ in.
 
 At the prices p of the budgets an option of a group is worth its value v = loss + p . cost, least where the plan is best
-(but for the few groups that fill a limit to the last byte). Of the group's options in which the layer itself loses less,
-the one of least v is what the layer would get next; of those in which it loses more, what it would fall back to. `net`
-is how much worse than the choice such an option is at these prices; below 0 the plan is not the best one. An option
-that loses the same and costs less counts as better."""
+(but for the few groups that fill a limit to the last byte). Of the group's options in which the layer itself loses
+less, the one of least v is what the layer would get next; of those in which it loses more, what it would fall back to.
+`net` is how much worse than the choice such an option is at these prices; below 0 the plan is not the best one. An
+option that loses the same and costs less counts as better."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def explain(
 
 def difference(tables: Tables, a: Solution, b: Solution, pattern: str = "*") -> pd.DataFrame:
     """The layers whose quantizer, kernel or fused partners differ: layer, quantizer, kernel, fused_with, memory_bytes
-    and loss (nats/token), each of `a` and `b`. A layer that a plan leaves out is fp16. Raises ValueError as `explain`."""
+    and loss (nats/token), each of `a` and `b`. A layer that a plan leaves out is fp16. Raises as `explain`."""
     for plan in (a, b):
         plan_loss(tables, plan.layers)
     rows = []
