@@ -15,11 +15,14 @@ from alloc.solvers import (
     SOLVERS,
     Cbc,
     Convex,
+    Evolutionary,
     Exact,
     Fixed,
+    Greedy,
     Highs,
     Lagrangian,
     Milp,
+    TwoLevel,
     Uniform,
     WaterFilling,
 )
@@ -28,7 +31,9 @@ from alloc.tables import read_tables
 
 PUBLISHED = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "llama31_8b_rtx4090"
 published = pytest.mark.skipif(not PUBLISHED.is_dir(), reason=f"no published tables at ../shared/data/{PUBLISHED.name}")
-HEURISTICS = (Lagrangian(), Convex(), WaterFilling(), Uniform())
+HEURISTICS = (
+    Lagrangian(), Convex(), WaterFilling(), Greedy(), Evolutionary(generations=20, offspring=8), TwoLevel(), Uniform(),
+)  # fmt: skip
 
 
 def check(solution: Solution, problem: Problem, optimum: float) -> None:
@@ -146,7 +151,7 @@ def test_certificate_brackets_the_optimum(tmp_path: Path, solver: Lagrangian | M
         optimum = optimum_within(plans, [1], [float(budgets.memory_bytes or 0)])
         problem = build_problem(read_tables(instance.write(tmp_path)), budgets=budgets)
         assert optimum is not None
-        if isinstance(solver, Uniform) and not any(
+        if isinstance(solver, Uniform | TwoLevel) and not any(
             (part.costs.sum(axis=1) <= part.limits).all() for part in uniform_problems(problem)
         ):
             with pytest.raises(ValueError, match="single quantizer"):

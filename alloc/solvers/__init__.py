@@ -9,10 +9,13 @@ from typing import ClassVar, Protocol
 from alloc.problem import Problem
 from alloc.solution import Solution
 from alloc.solvers.convex import Convex
+from alloc.solvers.evolutionary import Evolutionary
 from alloc.solvers.exact import Exact
 from alloc.solvers.fixed import Fixed
+from alloc.solvers.greedy import Greedy
 from alloc.solvers.lagrangian import Lagrangian
 from alloc.solvers.milp import Cbc, Highs, Milp
+from alloc.solvers.two_level import TwoLevel
 from alloc.solvers.uniform import Uniform
 from alloc.solvers.water_filling import WaterFilling
 
@@ -20,12 +23,15 @@ __all__ = [
     "SOLVERS",
     "Cbc",
     "Convex",
+    "Evolutionary",
     "Exact",
     "Fixed",
+    "Greedy",
     "Highs",
     "Lagrangian",
     "Milp",
     "Solver",
+    "TwoLevel",
     "Uniform",
     "WaterFilling",
 ]
@@ -42,4 +48,6 @@ class Solver(Protocol):
         """A plan within every budget, with its certificate."""
 
 
-SOLVERS: tuple[type[Solver], ...] = (Exact, Milp, Lagrangian, Convex, WaterFilling, Uniform, Fixed)
+SOLVERS: tuple[type[Solver], ...] = (
+    Exact, Milp, Lagrangian, Convex, WaterFilling, Greedy, Evolutionary, TwoLevel, Uniform, Fixed,
+)  # fmt: skip
