@@ -26,6 +26,8 @@ FAINT = "#dde2e8"  # grid, background series
 ACCENT = "#0072b2"
 
 FAMILY_COLORS = {
+    "trellis": "#000000",
+    "trellis2": "#5d3a9b",
     "tcq": "#0072b2",
     "half-tcq": "#56b4e9",
     "vq": "#009e73",
@@ -41,6 +43,8 @@ FAMILY_COLORS = {
     "fp16": "#8a94a0",
 }
 FAMILY_MARKERS = {
+    "trellis": "p",
+    "trellis2": "d",
     "tcq": "o",
     "half-tcq": "D",
     "vq": "s",

@@ -6,8 +6,9 @@ With k new bits at this step and k' at the next, the least cost of a path whose 
 
 (bitshift trellis as in quantizers.trellis.viterbi). Values and points are integers and costs are exact, in int32, in
 multiples of 2^tag: the minimum carries j in the low bits, so that ties go to the smallest j (at the seam, to the
-smallest overlap), as in cuda/encode_trellis.cu, whose codes are the same to the bit. They stay below 2^31: a tile's
-best is at most 256 x 192^2, others exceed it by at most ceil(L/k) x 1212^2, and 2^30 marks what cannot be reached.
+smallest overlap), as in cuda/encode_trellis.cu, whose codes are the same to the bit. They stay below 2^31: ceil(L/k)
+steps lead from anywhere to anywhere, so they differ by at most as many x 1212^2, and every fourth step that of overlap
+0 is taken off all of them; 2^30 marks what cannot be reached, in the first ceil(L/k) steps.
 Costs are two rows of 2^(L-k) x 16, which the caches hold; what goes to memory is the byte j of each.
 The overlap at the seam is chosen by a free pass over `window` steps on either side and then held in one full pass.
 Cost: 2^L x (subtract, multiply, add, minimum) a step and tile; four overlaps share every cost that is loaded."""
@@ -45,10 +46,13 @@ MOST_BYTES = 16 << 30  # of all workers' back-pointers: 120 workers at 17 state 
 @njit(cache=True, error_model="numpy")
 def _step(
     values: Costs, x: Costs, at: int, costs: Costs, old: int, new: int, pointers: Symbols, row: int,
-    L: int, k: int, n: int, tag: int,
+    L: int, k: int, n: int, tag: int, lower: bool,
 ) -> None:  # fmt: skip
-    """Costs at `new` (2^(L-n) overlaps of 16 lanes) from those at `old` (2^(L-k)), and the j of each at `row`."""
+    """Costs at `new` (2^(L-n) overlaps of 16 lanes) from those at `old` (2^(L-k)), and the j of each at `row`.
+
+    lower: whether the cost of the first overlap is taken off all."""
     point = load(x, at)
+    offset = load(costs, old) if lower else spread(np.int32(0))
     far = spread(np.int32(0x7FFFFFFF))
     marks = spread(np.int32((1 << tag) - 1))
     rest = spread(np.int32(-1 << tag))
@@ -63,7 +67,7 @@ def _step(
                 a = b = c = d = far
                 base = old + (low << n) * LANES
                 for j in range(1 << n):
-                    cost = either(load(costs, base + j * LANES), spread(np.int32(j)))
+                    cost = either(subtract(load(costs, base + j * LANES), offset), spread(np.int32(j)))
                     a = minimum(add_square(cost, subtract(point, spread_at(values, (first << n) + j))), a)
                     b = minimum(add_square(cost, subtract(point, spread_at(values, (o1 << n) + j))), b)
                     c = minimum(add_square(cost, subtract(point, spread_at(values, (o2 << n) + j))), c)
@@ -81,7 +85,7 @@ def _step(
                     a = far
                     for j in range(1 << n):
                         s = (o << n) + j
-                        cost = either(load(costs, old + (s & mask) * LANES), spread(np.int32(j)))
+                        cost = either(subtract(load(costs, old + (s & mask) * LANES), offset), spread(np.int32(j)))
                         a = minimum(add_square(cost, subtract(point, spread_at(values, s))), a)
                     store(costs, new + o * LANES, both(a, rest))
                     store_bytes(pointers, row + o * LANES, both(a, marks))
@@ -99,11 +103,13 @@ def _forward(
     rows = costs.reshape(-1)
     trace = pointers.reshape(-1)
     size = pointers.shape[1]
+    settled = -(-L // shifts.min())
     for i in range(steps):
         t = (first + i) % STEPS
         k, n = shifts[t % 4], shifts[(t + 1) % 4]
         row = max(0, i - (steps - kept)) * size
-        _step(values, lanes, t * LANES, rows, (i & 1) * size, (1 - (i & 1)) * size, trace, row, L, k, n, tag)
+        old, new = (i & 1) * size, (1 - (i & 1)) * size
+        _step(values, lanes, t * LANES, rows, old, new, trace, row, L, k, n, tag, i % 4 == 0 and i >= settled)
 
 
 @njit(cache=True, error_model="numpy")
