@@ -9,8 +9,9 @@ import pytest
 from alloc_instances import all_plans, random_instance
 
 from alloc.problem import Budgets, build_problem
+from alloc.rate_distortion import GAUSSIAN, Exponential
 from alloc.solvers import Exact, WaterFilling
-from alloc.solvers.convex import gaussian_rates
+from alloc.solvers.convex import continuous_rates
 from alloc.solvers.water_filling import ideal_loss, water_fill
 from alloc.tables import read_tables
 
@@ -37,13 +38,14 @@ def test_optimality_conditions() -> None:
 
 
 @pytest.mark.parametrize("floor", [0.0, 2.0])
-def test_agrees_with_the_convex_program(floor: float) -> None:
+@pytest.mark.parametrize("model", [GAUSSIAN, Exponential(factor=1.2, slope=1.9)], ids=["gaussian", "fitted"])
+def test_agrees_with_the_convex_program(floor: float, model: Exponential) -> None:
     rng = np.random.default_rng(1)
     a, n, floors = rng.lognormal(size=12), rng.integers(1, 9, 12).astype(float), np.full(12, floor)
-    rates = water_fill(a, n, 3.0 * n.sum(), floors)
-    program = gaussian_rates(a, n, 3.0 * n.sum(), floors)
+    rates = water_fill(a, n, 3.0 * n.sum(), floors, model)
+    program = continuous_rates(model, a, floors, n[None], np.array([3.0 * n.sum()]))
     assert rates == pytest.approx(program, abs=1e-5)
-    assert ideal_loss(a, rates) == pytest.approx(ideal_loss(a, program), rel=1e-8)
+    assert ideal_loss(a, rates, model) == pytest.approx(ideal_loss(a, program, model), rel=1e-8)
 
 
 def test_floors_above_the_budget_are_refused() -> None:
@@ -58,7 +60,7 @@ def test_bound_holds_on_palettes_that_break_the_curve(tmp_path: Path) -> None:
         plans = all_plans(instance.option_table(latency=False))
         limit = int(rng.integers(plans[:, 1].min(), plans[:, 1].max() + 1))
         problem = build_problem(read_tables(instance.write(tmp_path)), budgets=Budgets(memory_bytes=limit))
-        solution = WaterFilling().solve(problem)
+        solution = WaterFilling(model=rng.choice([GAUSSIAN, Exponential(slope=1.7)])).solve(problem)
         optimum = plans[plans[:, 1] <= limit, 0].min()
         assert solution.lower_bound <= optimum * (1 + 1e-12) + 1e-12
         assert solution.objective >= Exact().solve(problem).objective * (1 - 1e-12)

@@ -2,8 +2,8 @@ r"""Continuous relaxations by cvxpy (Diamond and Boyd, 2016, arXiv 1603.00943).
 
 `Convex` relaxes the discrete problem, fusion options and all: x[o] in [0, 1] with sum one per group. Its dual prices p,
 put into the Lagrangian D(p), give a bound that holds whatever the program's own tolerance was; its largest x is rounded
-to a plan. `gaussian_rates` is the ideal problem with continuous rates, min sum a 4^(-b), which the closed form of
-water-filling must reproduce."""
+to a plan. `continuous_rates` is the problem with continuous rates, min sum a D(b) for a convex rate-distortion model
+and any number of linear budgets, which the closed form of water-filling must reproduce where both apply."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alloc.problem import Problem
+from alloc.rate_distortion import Exponential, Hull
 from alloc.solution import Solution
 from alloc.solvers.certificate import certify, out_of_reach
 from alloc.solvers.dual import cheapest, dual_value
@@ -72,14 +73,21 @@ class Convex:
         )
 
 
-def gaussian_rates(sensitivity: Floats, params: Floats, bits: float, floor: Floats) -> Floats:
-    """(layers,) rates that minimise sum a 4^(-b) within `bits` in total, above `floor`: an exponential-cone program."""
+def continuous_rates(
+    model: Exponential | Hull, sensitivity: Floats, floor: Floats, costs: Floats, limits: Floats, most: float = 16.0
+) -> Floats:
+    """(layers,) rates between `floor` and `most` that minimise sum_l a_l D(b_l) s.t. costs @ b <= limits.
+
+    costs: (budgets, layers) per bit of rate, such as the number of weights; limits: (budgets,). Raises ValueError where
+    the floors break a limit."""
     import cvxpy as cp
 
-    rates = cp.Variable(len(params))
-    size = float(sensitivity.max())
-    loss = cp.sum(cp.multiply(sensitivity / size, cp.exp(-2.0 * np.log(2.0) * rates)))
-    mean = params / params.sum()
-    program = cp.Problem(cp.Minimize(loss), [mean @ rates <= bits / params.sum(), rates >= floor])
+    if (costs @ floor > limits * (1 + 1e-12)).any():
+        worst = int(np.argmax(costs @ floor / limits))
+        raise ValueError(f"limit {limits[worst]:g} is below the floors' {float(costs[worst] @ floor):g}")
+    rates = cp.Variable(len(sensitivity))
+    loss = cp.sum(cp.multiply(sensitivity / float(sensitivity.max()), model.expression(rates)))
+    shares = costs / limits[:, None]
+    program = cp.Problem(cp.Minimize(loss), [shares @ rates <= 1, rates >= floor, rates <= most])
     program.solve(solver=cp.CLARABEL, tol_gap_abs=1e-12, tol_gap_rel=1e-12, tol_feas=1e-12)
     return np.asarray(rates.value, float)
