@@ -11,7 +11,7 @@ import torch
 from quantizers import make_quantizer
 from quantizers.distortion import gap_db, gaussian_distortion
 from quantizers.trellis import ComputedTrellis
-from quantizers.trellis.computed import CONSTANTS, all_values, native_state_bits, shifts
+from quantizers.trellis.computed import CONSTANTS, DEVIATION, all_values, gain, native_state_bits, shifts
 from quantizers.trellis.mixed_stream import (
     codes_to_states,
     from_steps,
@@ -150,3 +150,18 @@ def test_more_states_come_nearer_to_the_bound(name: str) -> None:
         quantizer = make_quantizer(name, state_bits)
         gaps.append(gap_db(gaussian_distortion(quantizer, 1 << 15)[0], quantizer.bits_per_weight))
     assert 0 < gaps[1] < gaps[0] < 2.5
+
+
+def test_fewer_states_take_a_smaller_gain() -> None:
+    quarters, state_bits = 20, 10
+    own, fewer = gain(quarters, native_state_bits(quarters)), gain(quarters, state_bits)
+    assert own == gain(quarters, 18) == CONSTANTS[quarters][1]
+    values = all_values(state_bits, CONSTANTS[quarters][0]).double()
+    source = torch.randn(256, 256, generator=torch.Generator().manual_seed(0)).double()
+    errors = []
+    for scale in (DEVIATION * own, DEVIATION * fewer):
+        points = (source * scale).round().to(torch.int16).numpy()
+        found = closest_symbols(points, values.short().numpy(), shifts(quarters), window=128)
+        decoded = values[path_states(torch.from_numpy(found), quarters, state_bits).long()] / scale
+        errors.append((source - decoded).square().mean().item())
+    assert errors[1] < 0.99 * errors[0]

@@ -47,6 +47,16 @@ def native_state_bits(quarters: int) -> int:
     return 16 if quarters <= 10 else 17
 
 
+def gain(quarters: int, state_bits: int) -> float:
+    """Standard deviation, over that of the code, which the source is scaled to.
+
+    With fewer states than its own a code has fewer large values: the best gain falls by about 1 % a missing bit at 4
+    bits a weight, as rate^1.5. At L = 12 that is worth 0.02 dB at 3 bits, 0.08 at 4, 0.9 at 6, and is within 0.04 dB of the
+    best gain up to 5.5 bits."""
+    missing = max(0, native_state_bits(quarters) - state_bits)
+    return CONSTANTS[quarters][1] - 0.01 * missing * (quarters / 16) ** 1.5
+
+
 def shifts(quarters: int) -> tuple[int, ...]:
     """(4,) new bits of steps t = 0 .. 3 at `quarters` / 4 bits a weight."""
     return tuple((t + 1) * quarters // 4 - t * quarters // 4 for t in range(4))

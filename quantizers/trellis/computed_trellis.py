@@ -15,7 +15,7 @@ import torch
 from quantizers.base import Encoded, Quantizer, Setting
 from quantizers.columns import ColumnQuantizer, Tensors, encode_at_once
 from quantizers.trellis.closest import closest_steps
-from quantizers.trellis.computed import CONSTANTS, DEVIATION, LARGEST, all_values, native_state_bits
+from quantizers.trellis.computed import CONSTANTS, DEVIATION, LARGEST, all_values, gain, native_state_bits
 from quantizers.trellis.mixed_stream import (
     codes_to_states,
     from_steps,
@@ -67,7 +67,7 @@ class ComputedTrellis(ColumnQuantizer):
     @property
     def gain(self) -> float:
         """Standard deviation, over that of the code, which the source is scaled to."""
-        return CONSTANTS[self.quarters][1]
+        return gain(self.quarters, self.states)
 
     def settings(self) -> dict[str, Setting]:
         return {
