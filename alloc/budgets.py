@@ -2,6 +2,7 @@ r"""Budgets: hard limits on memory, latency and named costs, and what each means
 
 bits_per_weight v    ->  memory_bytes <= floor(v params / 8)           (params of the allocated layers)
 uniform Q            ->  memory_bytes <= exact bytes of the plan that stores every layer with Q
+within {pattern: v}  ->  memory_bytes[pattern] <= floor(v params / 8)  (layers whose names match, alone)
 tokens_per_second v  ->  latency_us   <= batch 1e6 / v                 (all sequences of the batch counted)"""
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budgets:
-    """Any combination; a cost limited twice takes the smaller limit. `named` limits columns of costs.csv."""
+    """Any combination; a cost limited twice takes the smaller limit. `named` limits columns of costs.csv; `within`
+    limits the bits per weight of the layers that a shell pattern matches, such as those of a block."""
 
     bits_per_weight: float | None = None
     memory_bytes: int | None = None
@@ -30,6 +32,7 @@ class Budgets:
     tokens_per_second: float | None = None
     uniform: str | None = None
     named: Mapping[str, float] = field(default_factory=dict)
+    within: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("bits_per_weight", "memory_bytes", "latency_us", "tokens_per_second"):
@@ -40,8 +43,11 @@ class Budgets:
             if name in RESERVED:
                 raise ValueError(f"budget {name} is not a cost of costs.csv")
             _check(name, value)
-        if self.bits_per_weight is not None and self.bits_per_weight > 64:
-            raise ValueError(f"budget bits_per_weight={self.bits_per_weight} is above 64; is it in bytes?")
+        for pattern, value in self.within.items():
+            _check(f"within[{pattern}]", value)
+        for bits in (self.bits_per_weight, *self.within.values()):
+            if bits is not None and bits > 64:
+                raise ValueError(f"budget bits_per_weight={bits} is above 64; is it in bytes?")
         if self.memory_bytes is not None and self.memory_bytes != int(self.memory_bytes):
             raise ValueError(f"budget memory_bytes={self.memory_bytes} is not a whole number of bytes")
 
@@ -85,9 +91,31 @@ def limits(budgets: Budgets, tables: Tables, allocated: Mask, *, batch: int, who
             known = ", ".join((*RESERVED[:5], *tables.costs))
             raise ValueError(f"unknown budget {name!r}; known: {known} (costs.csv names further costs)")
         found[name] = [exact(value)]
+    for pattern, value in budgets.within.items():
+        params = int(tables.params[matching(tables, allocated, pattern)].sum())
+        found[within_name(pattern)] = [Fraction(math.floor(exact(value) * params / 8))]
     if not found:
         raise ValueError("no budget; set one of " + ", ".join((*RESERVED[:5], *tables.costs)))
     return {name: min(values) for name, values in found.items()}
+
+
+def within_name(pattern: str) -> str:
+    """The cost that a budget within a pattern limits."""
+    return f"memory_bytes[{pattern}]"
+
+
+def within_pattern(name: str) -> str | None:
+    """The pattern of such a cost; None for any other."""
+    return name[len("memory_bytes[") : -1] if name.startswith("memory_bytes[") and name.endswith("]") else None
+
+
+def matching(tables: Tables, allocated: Mask, pattern: str) -> Mask:
+    """(layers,) the allocated layers that a pattern matches. Raises ValueError where there is none."""
+    hit = allocated & np.array([fnmatchcase(name, pattern) for name in tables.layers])
+    if not hit.any():
+        first = tables.layers[int(np.flatnonzero(allocated)[0])]
+        raise ValueError(f"budget within {pattern!r} matches no layer to allocate, such as {first!r}")
+    return hit
 
 
 def fp16_bytes(tables: Tables, mask: Mask) -> int:

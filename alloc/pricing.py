@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from fnmatch import fnmatchcase
 from fractions import Fraction
 
 import numpy as np
 
-from alloc.budgets import fp16_bytes
+from alloc.budgets import fp16_bytes, within_name
 from alloc.choice import Choice
 from alloc.fusion import is_embedding
 from alloc.latency import block_members
@@ -22,9 +23,15 @@ def plan_loss(tables: Tables, layers: Mapping[str, Choice]) -> float:
 
 
 def plan_costs(
-    tables: Tables, layers: Mapping[str, Choice], *, batch: int = 1, whole_model: bool = False
+    tables: Tables,
+    layers: Mapping[str, Choice],
+    *,
+    batch: int = 1,
+    whole_model: bool = False,
+    within: Iterable[str] = (),
 ) -> dict[str, Fraction]:
-    """memory_bytes; latency_us where the plan names kernels; every named cost with a row for each choice.
+    """memory_bytes, and those of the layers within each pattern; latency_us where the plan names kernels; every named
+    cost with a row for each choice.
 
     Layers that the plan leaves out are fp16. Raises ValueError on an unknown layer, quantizer or latency row."""
     entries = list(_entries(tables, layers))
@@ -32,6 +39,9 @@ def plan_costs(
     outside[[at for at, _, _ in entries]] = False
     memory = sum(int(tables.storage_bytes[at, quantizer]) for at, quantizer, _ in entries)
     costs = {"memory_bytes": Fraction(memory + (fp16_bytes(tables, outside) if whole_model else 0))}
+    for pattern in within:
+        inside = (entry for entry in entries if fnmatchcase(tables.layers[entry[0]], pattern))
+        costs[within_name(pattern)] = Fraction(sum(int(tables.storage_bytes[at, q]) for at, q, _ in inside))
     if any(choice.kernel is not None for _, _, choice in entries):
         blocks = {frozenset((tables.layers[at], *choice.fused_with)): choice for at, _, choice in entries}
         times = (_block_latency(tables, sorted(block), choice, batch) for block, choice in blocks.items())

@@ -16,7 +16,7 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from alloc.budgets import Budgets, fp16_bytes
+from alloc.budgets import Budgets, fp16_bytes, matching, within_pattern
 from alloc.choice import Choice
 from alloc.fusion import BlockCode, FusionOptions
 from alloc.pareto import fronts
@@ -122,6 +122,10 @@ def lay_out(scope: Scope) -> Problem:
             outside = fp16_bytes(tables, ~scope.allocated) if scope.whole_model else 0
             units.append(Units(name=name, decimals=0, fixed=Fraction(outside)))
             layer_costs[at] = tables.storage_bytes
+        elif (pattern := within_pattern(name)) is not None:
+            inside = matching(tables, scope.allocated, pattern)
+            units.append(Units(name=name, decimals=0, fixed=Fraction(0), params=int(tables.params[inside].sum())))
+            layer_costs[at] = tables.storage_bytes * inside[:, None]
         else:
             unit, layer_costs[at] = cost_units(tables, name, scope.allowed & scope.allocated[:, None])
             units.append(unit)

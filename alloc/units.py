@@ -29,6 +29,7 @@ class Units:
     name: str
     decimals: int
     fixed: Fraction
+    params: int | None = None  # the weights that it is about, where not all allocated ones
 
     def round_up(self, value: Decimal) -> int:
         """A cost in units, never less than the cost."""
@@ -46,9 +47,9 @@ class Units:
 
     def describe(self, value: Fraction, params: int, batch: int) -> str:
         """`memory_bytes=... (3.25 bits per weight)`, for messages; `params` weights are allocated."""
-        if self.name == "memory_bytes":
-            bits = (value - self.fixed) * 8 / params
-            return f"memory_bytes={math.floor(value)} (bits_per_weight={float(bits):.6g})"
+        if self.name.startswith("memory_bytes"):
+            bits = (value - self.fixed) * 8 / (self.params or params)
+            return f"{self.name}={math.floor(value)} (bits_per_weight={float(bits):.6g})"
         if self.name == "latency_us":
             speed = f" (tokens_per_second={float(batch * 1_000_000 / value):.6g})" if value > 0 else ""
             return f"latency_us={float(value):.10g}{speed}"

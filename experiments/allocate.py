@@ -36,11 +36,13 @@ def read_problem(cfg: DictConfig) -> Problem:
     """The problem that a config describes. Raises ValueError on a value of the wrong type as well."""
     budget = {str(name): value for name, value in cfg.budget.items()}
     whole_model = budget.pop("whole_model", False)
+    within = mapping("budget.within", budget.pop("within", None) or {})
     standard = {name: budget.pop(name, None) for name in BUDGETS}
+    named = {name: value for name, value in budget.items() if value is not None}
     members = cfg.palette.members
     return build_problem(
         read_tables(str(cfg.tables)),
-        budgets=Budgets(**standard, named={name: value for name, value in budget.items() if value is not None}),
+        budgets=Budgets(**standard, named=named, within=within),
         members=None if members is None else strings("palette.members", members),
         pins=strings("pin", cfg.pin),
         exclude=strings("exclude", cfg.exclude),
@@ -49,6 +51,13 @@ def read_problem(cfg: DictConfig) -> Problem:
         batch=whole("batch", cfg.batch),
         whole_model=flag("budget.whole_model", whole_model),
     )
+
+
+def mapping(name: str, value: Any) -> dict[str, Any]:
+    """Patterns and their limits, `name={PATTERN:LIMIT}`."""
+    if not OmegaConf.is_dict(value) and not isinstance(value, dict):
+        raise ValueError(f"{name}={value!r} is not accepted; it must be like {name}={{'*.layers.0.*':3.5}}")
+    return {str(pattern): limit for pattern, limit in value.items()}
 
 
 def strings(name: str, value: Any) -> Sequence[str]:

@@ -1,8 +1,8 @@
 r"""D(b) = factor 2^(-slope b): factor 1 and slope 2 are the distortion-rate function of a Gaussian source.
 
 A family of quantizers stays a nearly constant factor above it: trellis codes 1.08 to 1.2, scalar ones 1.9 to 2.6, with
-a slope a little below 2. `fit_exponential` is the least-squares line through log2 D; its error is the largest distance of
-a point, in dB."""
+a slope a little below 2. `fit_exponential` is the least-squares line through log2 D; its error is the largest distance
+of a point, in dB."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
+from alloc.budgets import within_pattern
 from alloc.pricing import plan_costs, plan_loss
 from alloc.problem import Problem
 from alloc.solution import FEASIBLE, OPTIMAL, Solution, relative_gap
@@ -32,7 +33,8 @@ def certify(
     assert (problem.total(chosen) <= problem.limits).all(), "a solver must return a plan within its budgets"
     layers = problem.decode(chosen)
     scope = problem.scope
-    costs = plan_costs(scope.tables, layers, batch=scope.batch, whole_model=scope.whole_model)
+    within = [pattern for name in scope.limits if (pattern := within_pattern(name)) is not None]
+    costs = plan_costs(scope.tables, layers, batch=scope.batch, whole_model=scope.whole_model, within=within)
     over = [name for name, limit in scope.limits.items() if costs[name] > limit]
     assert not over, f"{over} re-priced over the limit"
     objective = plan_loss(scope.tables, layers)
@@ -58,7 +60,7 @@ def certify(
 
 def number(name: str, value: Fraction) -> float:
     """Bytes as an int; other costs as the nearest float."""
-    return int(value) if name == "memory_bytes" else float(value)
+    return int(value) if name.startswith("memory_bytes") else float(value)
 
 
 def out_of_reach(problem: Problem) -> ValueError:

@@ -20,6 +20,7 @@ from alloc.solution import Solution, relative_gap
 from alloc.solvers.certificate import certify, out_of_reach
 from alloc.solvers.core import make_core
 from alloc.solvers.dual import Dual, peak
+from alloc.solvers.parts import parts
 from alloc.solvers.rounding import fit
 from alloc.solvers.ties import solve_ties
 
@@ -53,13 +54,21 @@ class Exact:
     def solve(self, problem: Problem) -> Solution:
         """Raises ValueError where no plan meets all budgets together."""
         started = time.perf_counter()
-        dual = peak(problem)
-        plan, bound = self._search(problem, dual)
+        plan, bound = np.empty(problem.groups, np.int64), 0.0
+        prices = np.zeros(len(problem.limits))
+        names = [unit.name for unit in problem.units]
+        for groups, part in parts(problem):
+            dual = peak(part)
+            chosen, low = self._search(part, dual)
+            inside = chosen - part.offsets[:-1]
+            plan[groups], bound = problem.offsets[groups] + inside, bound + low
+            for unit, price in zip(part.units, dual.prices, strict=True):
+                prices[names.index(unit.name)] = price
         return certify(
             problem,
             plan,
             lower_bound=bound,
-            prices=dual.prices,
+            prices=prices,
             tolerance=self.tolerance,
             solver=self.name,
             started=started,
