@@ -51,8 +51,8 @@ def gain(quarters: int, state_bits: int) -> float:
     """Standard deviation, over that of the code, which the source is scaled to.
 
     With fewer states than its own a code has fewer large values: the best gain falls by about 1 % a missing bit at 4
-    bits a weight, as rate^1.5. At L = 12 that is worth 0.02 dB at 3 bits, 0.08 at 4, 0.9 at 6, and is within 0.04 dB of the
-    best gain up to 5.5 bits."""
+    bits a weight, as rate^1.5. At L = 12 that is worth 0.02 dB at 3 bits, 0.08 at 4, 0.9 at 6, and is within 0.04 dB of
+    the best gain up to 5.5 bits."""
     missing = max(0, native_state_bits(quarters) - state_bits)
     return CONSTANTS[quarters][1] - 0.01 * missing * (quarters / 16) ** 1.5
 
