@@ -114,21 +114,7 @@ def build_problem(
 def lay_out(scope: Scope) -> Problem:
     """The problem of a scope, feasible or not. Raises ValueError where a layer is left without any option."""
     tables, names = scope.tables, tuple(scope.limits)
-    units, layer_costs = [], np.zeros((len(names), *tables.loss.shape), np.int64)
-    for at, name in enumerate(names):
-        if name == "latency_us":
-            units.append(latency_units(scope))
-        elif name == "memory_bytes":
-            outside = fp16_bytes(tables, ~scope.allocated) if scope.whole_model else 0
-            units.append(Units(name=name, decimals=0, fixed=Fraction(outside)))
-            layer_costs[at] = tables.storage_bytes
-        elif (pattern := within_pattern(name)) is not None:
-            inside = matching(tables, scope.allocated, pattern)
-            units.append(Units(name=name, decimals=0, fixed=Fraction(0), params=int(tables.params[inside].sum())))
-            layer_costs[at] = tables.storage_bytes * inside[:, None]
-        else:
-            unit, layer_costs[at] = cost_units(tables, name, scope.allowed & scope.allocated[:, None])
-            units.append(unit)
+    units, costs_of = layer_costs(scope)
     code = BlockCode(quantizers=len(tables.quantizers), kernels=len(tables.latency.kernels) if tables.latency else 0)
     if "latency_us" in names:
         at = names.index("latency_us")
@@ -137,18 +123,18 @@ def lay_out(scope: Scope) -> Problem:
             table=latency_table(tables),
             latency_at=at,
             latency_units=units[at].round_up,
-            layer_costs=layer_costs,
+            layer_costs=costs_of,
             code=code,
         )
         parts = _by_fusion_group(scope, options)
     else:
-        parts = _by_layer(scope, layer_costs, code)
+        parts = _by_layer(scope, costs_of, code)
     groups, offsets, loss, costs, blocks = parts
     for array in (offsets, loss, costs, blocks):
         array.setflags(write=False)
     return Problem(
         scope=scope,
-        units=tuple(units),
+        units=units,
         limits=np.array([unit.round_down(scope.limits[unit.name]) for unit in units], np.int64),
         members=groups,
         offsets=offsets,
@@ -157,6 +143,27 @@ def lay_out(scope: Scope) -> Problem:
         blocks=blocks,
         code=code,
     )
+
+
+def layer_costs(scope: Scope) -> tuple[tuple[Units, ...], Ints]:
+    """Units of every budget, and (budgets, layers, quantizers) integer costs; 0 for latency, which blocks have."""
+    tables, names = scope.tables, tuple(scope.limits)
+    units, costs = [], np.zeros((len(names), *tables.loss.shape), np.int64)
+    for at, name in enumerate(names):
+        if name == "latency_us":
+            units.append(latency_units(scope))
+        elif name == "memory_bytes":
+            outside = fp16_bytes(tables, ~scope.allocated) if scope.whole_model else 0
+            units.append(Units(name=name, decimals=0, fixed=Fraction(outside)))
+            costs[at] = tables.storage_bytes
+        elif (pattern := within_pattern(name)) is not None:
+            inside = matching(tables, scope.allocated, pattern)
+            units.append(Units(name=name, decimals=0, fixed=Fraction(0), params=int(tables.params[inside].sum())))
+            costs[at] = tables.storage_bytes * inside[:, None]
+        else:
+            unit, costs[at] = cost_units(tables, name, scope.allowed & scope.allocated[:, None])
+            units.append(unit)
+    return tuple(units), costs
 
 
 Parts = tuple[tuple[tuple[int, ...], ...], Ints, Floats, Ints, Ints]

@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from alloc.budgets import Budgets
 from alloc.front import Front, front, information_bound, option_bytes
 from alloc.problem import Problem, build_problem
-from alloc.solvers.uniform import uniform_problems
+from alloc.solvers.single import uniform_problems
 from alloc.tables import Tables, read_tables
 from analysis import pareto as figures
 from analysis.figures import save

@@ -26,7 +26,7 @@ from alloc.solvers import (
     Uniform,
     WaterFilling,
 )
-from alloc.solvers.uniform import uniform_problems
+from alloc.solvers.single import uniform_problems
 from alloc.tables import read_tables
 
 PUBLISHED = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "llama31_8b_rtx4090"

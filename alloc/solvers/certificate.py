@@ -12,6 +12,7 @@ from alloc.budgets import within_pattern
 from alloc.pricing import plan_costs, plan_loss
 from alloc.problem import Problem
 from alloc.solution import FEASIBLE, OPTIMAL, Solution, relative_gap
+from alloc.solvers.single import better_uniform
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -26,9 +27,16 @@ def certify(
     tolerance: float,
     solver: str,
     started: float,
+    uniform_floor: bool = False,
 ) -> Solution:
     """`chosen` (groups,) one option of each group, within every limit; `prices` (budgets,) nats per integer unit;
-    `started`: time.perf_counter() before the solve."""
+    `started`: time.perf_counter() before the solve; `uniform_floor`: where the plan is not proven best, a uniform plan
+    within the budgets that loses less takes its place."""
+    if uniform_floor:
+        loss = float(problem.loss[chosen].sum())
+        proven = relative_gap(loss, min(lower_bound, loss)) <= tolerance
+        if not proven and (better := better_uniform(problem, loss)) is not None:
+            problem, chosen = better
     runtime = time.perf_counter() - started
     assert (problem.total(chosen) <= problem.limits).all(), "a solver must return a plan within its budgets"
     layers = problem.decode(chosen)
@@ -63,7 +71,11 @@ def number(name: str, value: Fraction) -> float:
     return int(value) if name.startswith("memory_bytes") else float(value)
 
 
-def out_of_reach(problem: Problem) -> ValueError:
+class OutOfReachError(ValueError):
+    """No plan within all budgets at once was found."""
+
+
+def out_of_reach(problem: Problem) -> OutOfReachError:
     """The error of a solver that found no plan within all budgets at once, though each alone can be met."""
     scope = problem.scope
     wanted = " and ".join(unit.describe(scope.limits[unit.name], scope.params, scope.batch) for unit in problem.units)
@@ -72,4 +84,9 @@ def out_of_reach(problem: Problem) -> ValueError:
     for at, unit in enumerate(problem.units):
         smallest = unit.natural(int(np.minimum.reduceat(problem.costs[at], starts).sum()))
         ranges.append(unit.describe(smallest, scope.params, scope.batch))
-    return ValueError(f"no plan meets {wanted} together; smallest feasible of each alone: {', '.join(ranges)}")
+    from alloc.solvers.reach import smallest_joint  # it asks a solver, which is certified here
+
+    joint = "".join(f"; {phrase}" for phrase in smallest_joint(problem))
+    return OutOfReachError(
+        f"no plan meets {wanted} together; smallest feasible of each alone: {', '.join(ranges)}{joint}"
+    )

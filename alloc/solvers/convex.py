@@ -70,6 +70,7 @@ class Convex:
             tolerance=self.tolerance,
             solver=self.name,
             started=started,
+            uniform_floor=True,
         )
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from alloc.problem import Problem
 from alloc.solution import Solution, relative_gap
-from alloc.solvers.certificate import certify, out_of_reach
+from alloc.solvers.certificate import OutOfReachError, certify, out_of_reach
 from alloc.solvers.core import make_core
 from alloc.solvers.dual import Dual, peak
 from alloc.solvers.parts import parts
@@ -58,8 +58,11 @@ class Exact:
         prices = np.zeros(len(problem.limits))
         names = [unit.name for unit in problem.units]
         for groups, part in parts(problem):
-            dual = peak(part)
-            chosen, low = self._search(part, dual)
+            try:
+                dual = peak(part)
+                chosen, low = self._search(part, dual)
+            except OutOfReachError:  # which speaks of the part's share of the budgets
+                raise out_of_reach(problem) from None
             inside = chosen - part.offsets[:-1]
             plan[groups], bound = problem.offsets[groups] + inside, bound + low
             for unit, price in zip(part.units, dual.prices, strict=True):
@@ -72,6 +75,7 @@ class Exact:
             tolerance=self.tolerance,
             solver=self.name,
             started=started,
+            uniform_floor=True,
         )
 
     def plan(self, problem: Problem) -> tuple[Ints, float]:

@@ -48,6 +48,7 @@ class Greedy:
             tolerance=self.tolerance,
             solver=self.name,
             started=started,
+            uniform_floor=True,
         )
 
 

@@ -47,4 +47,5 @@ class Lagrangian:
             tolerance=self.tolerance,
             solver=self.name,
             started=started,
+            uniform_floor=True,
         )

@@ -124,6 +124,7 @@ class Milp:
             tolerance=self.tolerance,
             solver=self.backend.name,
             started=started,
+            uniform_floor=True,
         )
 
 

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from alloc.problem import Problem, lay_out
 from alloc.solution import Solution
 from alloc.solvers.certificate import certify
-from alloc.solvers.dual import cheapest, peak
-from alloc.solvers.uniform import uniform_problems
+from alloc.solvers.dual import peak
+from alloc.solvers.single import fastest, uniform_problems
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -65,11 +65,6 @@ class TwoLevel:
             solver=self.name,
             started=started,
         )
-
-
-def fastest(problem: Problem) -> Ints:
-    """(groups,) the cheapest option of each, each cost over its largest: the quantizers are given."""
-    return cheapest(problem.offsets, problem.loss, problem.costs, 1.0 / np.maximum(problem.costs.max(axis=1), 1), 0.0)
 
 
 def ranking(problem: Problem) -> Ints:

@@ -6,18 +6,17 @@ full problem, so that the gap says what mixing could win."""
 from __future__ import annotations
 
 import time
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from alloc.fusion import NoOptionError
-from alloc.problem import Problem, lay_out
+from alloc.problem import Problem
 from alloc.solution import Solution
 from alloc.solvers.certificate import certify
-from alloc.solvers.dual import cheapest, peak
+from alloc.solvers.dual import peak
+from alloc.solvers.single import fastest, uniform_problems
 
 Ints = NDArray[np.int64]
 
@@ -36,11 +35,7 @@ class Uniform:
         """Raises ValueError where no quantizer fits, naming the cheapest uniform plan."""
         started = time.perf_counter()
         candidates = uniform_problems(problem)
-        # the loss is given: what is left to choose is the fastest partition and kernel
-        plans = [
-            cheapest(part.offsets, part.loss, part.costs, 1.0 / np.maximum(part.costs.max(axis=1), 1), 0.0)
-            for part in candidates
-        ]
+        plans = [fastest(part) for part in candidates]
         feasible = [at for at, part in enumerate(candidates) if (part.total(plans[at]) <= part.limits).all()]
         if not feasible:
             raise ValueError(_nothing_fits(problem, [part.total(plans[at]) for at, part in enumerate(candidates)]))
@@ -55,23 +50,6 @@ class Uniform:
             solver=self.name,
             started=started,
         )
-
-
-def uniform_problems(problem: Problem) -> list[Problem]:
-    """For each quantizer, the problem that leaves every layer that quantizer, or its pin."""
-    scope = problem.scope
-    free = scope.allowed.sum(axis=1) > 1
-    single = scope.allowed & ~free[:, None]
-    problems = []
-    for quantizer in np.flatnonzero(scope.allowed[scope.allocated].any(axis=0)):
-        allowed = single.copy()
-        allowed[free, quantizer] = scope.allowed[free, quantizer]
-        restricted = replace(scope, allowed=allowed)
-        if allowed[scope.allocated].any(axis=1).all():
-            # a quantizer that the latency table does not have for every layer makes no uniform plan
-            with suppress(NoOptionError):
-                problems.append(lay_out(restricted))
-    return problems
 
 
 def _nothing_fits(problem: Problem, totals: list[Ints]) -> str:
