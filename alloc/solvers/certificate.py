@@ -36,7 +36,7 @@ def certify(
         loss = float(problem.loss[chosen].sum())
         proven = relative_gap(loss, min(lower_bound, loss)) <= tolerance
         if not proven and (better := better_uniform(problem, loss)) is not None:
-            problem, chosen = better
+            chosen = better
     runtime = time.perf_counter() - started
     assert (problem.total(chosen) <= problem.limits).all(), "a solver must return a plan within its budgets"
     layers = problem.decode(chosen)

@@ -1,7 +1,7 @@
 r"""Single-quantizer plans: what every mixed answer is held against, and never worse than.
 
 For each quantizer the problem that leaves every layer that quantizer, or its pin; what is left to choose is the fastest
-partition and kernel of a group. Without latency nothing is left, and a plan's costs are sums over the tables."""
+partition and kernel of a group."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alloc.fusion import NoOptionError
-from alloc.problem import Problem, lay_out, layer_costs
+from alloc.problem import Problem, lay_out
 from alloc.scope import Scope
 from alloc.solvers.columns import cheapest
 
@@ -46,28 +46,32 @@ def fastest(problem: Problem) -> Ints:
     return cheapest(problem.offsets, problem.loss, problem.costs, 1.0 / np.maximum(problem.costs.max(axis=1), 1), 0.0)
 
 
-def better_uniform(problem: Problem, objective: float) -> tuple[Problem, Ints] | None:
-    """The best uniform plan within the budgets, as (its problem, options), where its loss is below `objective`."""
-    if "latency_us" in problem.scope.limits:
-        candidates = uniform_problems(problem)
-    else:
-        candidates = [lay_out(scope) for scope in _within(problem)]
-    best: tuple[Problem, Ints] | None = None
-    for candidate in candidates:
-        plan = fastest(candidate)
-        loss = float(candidate.loss[plan].sum())
-        if loss < objective and (candidate.total(plan) <= candidate.limits).all():
-            best, objective = (candidate, plan), loss
-    return best
+def better_uniform(problem: Problem, objective: float) -> Ints | None:
+    """(groups,) options within the budgets that lose no more than a uniform plan, and less than `objective`, if any.
 
-
-def _within(problem: Problem) -> list[Scope]:
-    """Scopes of the uniform plans within every budget, the one of least loss alone, by sums over the tables."""
-    tables, layers = problem.tables, np.flatnonzero(problem.scope.allocated)
-    costs = layer_costs(problem.scope)[1]
-    found = []
+    In place of a uniform plan's option, which may have been dropped as dominated, every group takes the cheapest of
+    those that lose no more: by the sum of its costs, each over its limit, and by each cost alone."""
+    tables, starts = problem.tables, problem.offsets[:-1]
+    counts = np.diff(problem.offsets)
+    members = np.concatenate([np.array(layers) for layers in problem.members])
+    widths = np.array([len(layers) for layers in problem.members])
+    firsts = np.cumsum(widths) - widths
+    share = problem.costs / np.maximum(np.abs(problem.limits), 1)[:, None]
+    criteria = [share.sum(axis=0), *(share if len(share) > 1 else ())]
+    best = None
     for scope in uniform_scopes(problem.scope):
-        quantizer = scope.allowed[layers].argmax(axis=1)
-        if (costs[:, layers, quantizer].sum(axis=1) <= problem.limits).all():
-            found.append((float(tables.loss[layers, quantizer].sum()), scope))
-    return [min(found, key=lambda pair: pair[0])[1]] if found else []
+        loss = tables.loss[members, scope.allowed[members].argmax(axis=1)]
+        ceiling = np.add.reduceat(loss, firsts)
+        if float(ceiling.sum()) >= objective:
+            continue
+        allowed = problem.loss <= (ceiling * (1 + 1e-12)).repeat(counts)
+        if not np.logical_or.reduceat(allowed, starts).all():
+            continue
+        for cost in criteria:
+            held = np.where(allowed, cost, np.inf)
+            least = held == np.minimum.reduceat(held, starts).repeat(counts)
+            plan = np.maximum.reduceat(np.where(least, np.arange(len(cost)), -1), starts)
+            total = float(problem.loss[plan].sum())
+            if total < objective and (problem.total(plan) <= problem.limits).all():
+                best, objective = plan, total
+    return best
