@@ -23,7 +23,7 @@ from quantizers.microscaling import mxfp4, mxint8
 from quantizers.normal_float import normal_float
 from quantizers.scalar import NonUniform
 from quantizers.scales import Float16Scale, TwoLevel
-from quantizers.trellis import ComputedTrellis, HalfTrellis, Trellis
+from quantizers.trellis import ComputedPair, ComputedTrellis, HalfTrellis, Trellis
 from quantizers.vector import Vector
 
 __all__ = ["FAMILIES", "Encoded", "Family", "Quantizer", "make_quantizer", "names", "palette"]
@@ -73,7 +73,9 @@ FAMILIES: tuple[Family, ...] = (
     _fixed("e8", [Lattice()]),
     _trellis("tcq", lambda k, L: Trellis(step_bits=k, state_bits=L), range(3, 11)),
     _trellis("half-tcq", lambda k, L: HalfTrellis(step_bits=k, state_bits=L), range(3, 10)),
+    _trellis("trained-tcq", lambda k, L: Trellis(step_bits=k, state_bits=L, trained=True), range(3, 11)),
     _trellis("trellis", _computed, range(5, 25)),
+    _trellis("trellis2", lambda k, L: ComputedPair(step_bits=k, state_bits=L), range(2, 7)),
 )
 
 

@@ -38,11 +38,18 @@ def entries(bits: int) -> torch.Tensor:
     return computed(f"tcq-{bits}-{SAMPLES}-{STEPS}", (1 << bits, 2), compute)
 
 
+def hashed_entries(count: int, state_bits: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The entry (2^state_bits,) int64, of `count` = 2^e, that each state picks, and whether it negates the first
+    coordinate, bool."""
+    bits = count.bit_length() - 1
+    s = torch.arange(1 << state_bits, dtype=torch.int64)
+    h = s * (s + 1)
+    return (h >> (15 - bits)) & (count - 1), (h >> 15 & 1).to(torch.bool)
+
+
 def hashed_values(table: torch.Tensor, state_bits: int) -> torch.Tensor:
     """(2^state_bits, 2) float32 on the device of the entries (2^e, 2)."""
-    bits = table.shape[0].bit_length() - 1
-    s = torch.arange(1 << state_bits, dtype=torch.int64, device=table.device)
-    h = s * (s + 1)
-    values = table.to(torch.float32)[(h >> (15 - bits)) & ((1 << bits) - 1)]
-    values[:, 0] *= 1 - 2 * ((h >> 15) & 1)
+    entry, negative = (index.to(table.device) for index in hashed_entries(table.shape[0], state_bits))
+    values = table.to(torch.float32)[entry]
+    values[:, 0] *= torch.where(negative, -1.0, 1.0)
     return values

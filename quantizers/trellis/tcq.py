@@ -24,15 +24,18 @@ from quantizers.trellis.part import (
 )
 from quantizers.trellis.states import gain, state_table, table_shape
 from quantizers.trellis.tiles import SIDE
+from quantizers.trellis.trained import trained_table
 from quantizers.weights import fitted_scale, half, normalized, rms
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trellis(ColumnQuantizer):
-    """`tcq-R`: `step_bits` k = 2 R (3..10), `state_bits` L (max(8, k)..16); `table`: the codebook."""
+    """`tcq-R`: `step_bits` k = 2 R (3..10), `state_bits` L (max(8, k)..16); `table`: the codebook; `trained`, as
+    `trained-tcq-R`: trained for the trellis where no table is given (quantizers.trellis.trained)."""
 
     step_bits: int
     state_bits: int = 16
+    trained: bool = False
     table: torch.Tensor | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -42,7 +45,7 @@ class Trellis(ColumnQuantizer):
 
     @property
     def name(self) -> str:
-        return f"tcq-{self.step_bits / 2:g}"
+        return f"{'trained-' if self.trained else ''}tcq-{self.step_bits / 2:g}"
 
     @property
     def bits_per_weight(self) -> float:
@@ -104,7 +107,10 @@ class Trellis(ColumnQuantizer):
         return coded * encoded.tensors["row_scale"].to(torch.float32)[:, None]
 
     def codebook(self) -> torch.Tensor:
-        return state_table(self.step_bits, self.state_bits) if self.table is None else self.table
+        if self.table is not None:
+            return self.table
+        plain_or_trained = trained_table if self.trained else state_table
+        return plain_or_trained(self.step_bits, self.state_bits)
 
     def with_codebook(self, codebook: torch.Tensor) -> Quantizer:
         shape = table_shape(self.step_bits, self.state_bits)

@@ -1,0 +1,143 @@
+r"""`trellis2-R`: a computed code with two weights a step, at 1 to 3 bits in halves; half the decoding of `trellis-R`.
+
+    (c_0, c_1) = (7 b_0 + 5 b_1 - 5 b_3,  5 b_1 + 7 b_2 + 5 b_3),     b: the four signed bytes of m s mod 2^32
+
+Four bytes along four directions of the plane, 45 degrees apart (7 ~ 5 sqrt 2): both values have the variance
+99 (256^2 - 1) / 12, they are uncorrelated and nearer to round than (b_0 + b_1, b_2 + b_3), which is up to 0.1 dB worse.
+A product with activations needs two bytes of integer matrix operands a weight instead of four: the activations take
+the factors. It pays in accuracy (EXPERIMENTS.md): 0.4 dB to the bound at 1.5 bits, 0.5 at 2, 0.6 at 2.5, 0.8 at 3.
+The trellis, its bits and its search are those of `tcq`, with k = 2 R new bits a step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+
+from quantizers.base import Encoded, Quantizer, Setting
+from quantizers.columns import ColumnQuantizer, Tensors, encode_at_once
+from quantizers.trellis.part import checked_state_bits, part_bytes, path_codes, seam_window
+from quantizers.trellis.tiles import SIDE, STEPS, codes_to_states, from_tiles, tile_grid, to_tiles
+from quantizers.trellis.viterbi import closest_paths
+from quantizers.weights import fitted_scale, half, normalized, rms
+
+DEVIATION = (99 * (256**2 - 1) / 12) ** 0.5  # of each value: 735.3
+DIRECTIONS = ((7, 0), (5, 5), (0, 7), (-5, 5))  # what each byte adds to the two values
+
+# New bits a step: (multiplier, gain). The best of 28 random multipliers on 2^14 weights at L = 16, the best four of
+# them on 2^16, then the gain in steps of 0.02.
+CONSTANTS = {
+    2: (0xF8829A45, 1.16),
+    3: (0xE9AA5979, 1.03),
+    4: (0x043B27B7, 0.96),
+    5: (0x82D9D721, 0.94),
+    6: (0xD0DBC74D, 0.91),
+}
+
+
+@cache
+def state_values(state_bits: int, multiplier: int) -> torch.Tensor:
+    """(2^L, 2) float32: the two integers that each state stands for."""
+    product = torch.arange(1 << state_bits) * multiplier & 0xFFFFFFFF
+    values = torch.zeros(1 << state_bits, 2, dtype=torch.int64)
+    for byte, direction in enumerate(DIRECTIONS):
+        signed = ((product >> (8 * byte) & 255) ^ 128) - 128
+        values += signed[:, None] * torch.tensor(direction)
+    return values.to(torch.float32)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComputedPair(ColumnQuantizer):
+    """`trellis2-R`: `step_bits` k = 2 R (2..6), `state_bits` L (8..16)."""
+
+    step_bits: int
+    state_bits: int = 16
+
+    def __post_init__(self) -> None:
+        if self.step_bits not in CONSTANTS:
+            raise ValueError(f"trellis2 has 2 to 6 new bits for two weights, not {self.step_bits}")
+        checked_state_bits(self.state_bits, self.step_bits)
+
+    @property
+    def name(self) -> str:
+        return f"trellis2-{self.step_bits / 2:g}"
+
+    @property
+    def bits_per_weight(self) -> float:
+        return self.step_bits / 2
+
+    @property
+    def bytes_per_row(self) -> int:
+        return 2
+
+    @property
+    def rotated(self) -> bool:
+        return True
+
+    def settings(self) -> dict[str, Setting]:
+        multiplier, gain = CONSTANTS[self.step_bits]
+        return {
+            "quantizer": self.name,
+            "state_bits": self.state_bits,
+            "multiplier": multiplier,
+            "gain": gain,
+            "window": seam_window(self.step_bits, self.state_bits),
+        }
+
+    def storage_bytes(self, out_features: int, in_features: int) -> int:
+        return part_bytes(out_features, in_features, self.step_bits) + 2 * out_features
+
+    def encode(self, weight: torch.Tensor) -> Encoded:
+        return encode_at_once(self, weight)
+
+    @property
+    def column_block(self) -> int:
+        return SIDE
+
+    @property
+    def row_block(self) -> int:
+        return SIDE
+
+    def scales(self, weight: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"row_scale": half(rms(weight))}
+
+    def code_columns(self, columns: torch.Tensor, scales: Tensors, first: int) -> torch.Tensor:
+        source = to_tiles(normalized(columns, scales["row_scale"])).numpy()
+        window = seam_window(self.step_bits, self.state_bits)
+        states = torch.from_numpy(closest_paths(source, self._values().numpy(), self.step_bits, window=window))
+        return states.to(torch.int32).view(*tile_grid(*columns.shape), STEPS)
+
+    def decode_columns(self, symbols: torch.Tensor, scales: Tensors, first: int, width: int) -> torch.Tensor:
+        scale = scales["row_scale"].to(torch.float32)[:, None]
+        return self._decoded(symbols, len(scale), width) * scale
+
+    def assemble(
+        self, weight: torch.Tensor, symbols: torch.Tensor, scales: Tensors, metric: torch.Tensor | None = None
+    ) -> Encoded:
+        codes = path_codes(symbols, self.step_bits, self.state_bits)
+        scale = fitted_scale(weight, self._decoded(symbols, *weight.shape), metric)
+        tensors = {"codes": codes, "row_scale": scale}
+        return Encoded(out_features=weight.shape[0], in_features=weight.shape[1], tensors=tensors)
+
+    def decode(self, encoded: Encoded) -> torch.Tensor:
+        codes, shape = encoded.tensors["codes"], (encoded.out_features, encoded.in_features)
+        size = part_bytes(*shape, self.step_bits)
+        if codes.dtype != torch.uint8 or codes.numel() != size:
+            raise ValueError(f"{size} bytes (uint8) of codes expected, not {codes.numel()} ({codes.dtype})")
+        values = self._decoded(codes_to_states(codes, self.step_bits, self.state_bits), *shape)
+        return values * encoded.tensors["row_scale"].to(torch.float32)[:, None]
+
+    def codebook(self) -> torch.Tensor | None:
+        return None
+
+    def with_codebook(self, codebook: torch.Tensor) -> Quantizer:
+        raise ValueError(f"{self.name} reads no codebook, got one of shape {tuple(codebook.shape)}")
+
+    def _values(self) -> torch.Tensor:
+        """(2^L, 2) float32, of a source of variance one."""
+        multiplier, gain = CONSTANTS[self.step_bits]
+        return state_values(self.state_bits, multiplier) / (DEVIATION * gain)
+
+    def _decoded(self, states: torch.Tensor, out_features: int, in_features: int) -> torch.Tensor:
+        return from_tiles(self._values().to(states.device)[states], out_features, in_features)
