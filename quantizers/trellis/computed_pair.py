@@ -5,7 +5,7 @@ r"""`trellis2-R`: a computed code with two weights a step, at 1 to 3 bits in hal
 Four bytes along four directions of the plane, 45 degrees apart (7 ~ 5 sqrt 2): both values have the variance
 99 (256^2 - 1) / 12, they are uncorrelated and nearer to round than (b_0 + b_1, b_2 + b_3), which is up to 0.1 dB worse.
 A product with activations needs two bytes of integer matrix operands a weight instead of four: the activations take
-the factors. It pays in accuracy (EXPERIMENTS.md): 0.4 dB to the bound at 1.5 bits, 0.5 at 2, 0.6 at 2.5, 0.8 at 3.
+the factors. It pays in accuracy (EXPERIMENTS.md): 0.38 dB to the bound at 1.5 bits, 0.49 at 2, 0.58 at 2.5.
 The trellis, its bits and its search are those of `tcq`, with k = 2 R new bits a step."""
 
 from __future__ import annotations
