@@ -39,6 +39,7 @@ def processors(index: int) -> int:
 def multiply(codes: torch.Tensor, row_scale: torch.Tensor, x: torch.Tensor, y: torch.Tensor, quarters: int) -> None:
     """y (batch, rows) = x (batch, columns) W^T, into `y`, on the current stream of the device.
 
+    The codes are those of the family's own number of state bits.
     codes: (rows / 16 x columns / 16 x 8 quarters,) uint8; row_scale: (rows,) float16; x and y float16 or bfloat16.
     ValueError on a shape that the kernel does not take: rows a multiple of 16, columns of 32, batch at most 8."""
     batch, columns = x.shape
