@@ -100,8 +100,8 @@ def _measured_panel(axes: Axes, frame: pd.DataFrame) -> None:
 
 def _gap_panel(axes: Axes, frame: pd.DataFrame) -> None:
     bits = frame["bits_per_weight"] if "bits_per_weight" in frame.columns else frame["budget_bits_per_weight"]
-    shown = frame.assign(x=bits, gap_db=10.0 * np.log10(frame["predicted_loss"] / frame["information_bound"]))
-    shown = shown[np.isfinite(shown["gap_db"])].sort_values("x")
+    shown = frame.assign(x=bits)[frame["predicted_loss"] > 0].sort_values("x")
+    shown = shown.assign(gap_db=10.0 * np.log10(shown["predicted_loss"] / shown["information_bound"]))
     two = shown["budget"].nunique() > 1
     for budget, words, line in ((MEMORY, "memory budget", "-"), (LATENCY, "latency budget", "--")):
         part = shown[(shown["budget"] == budget) & (shown["solver"] != UNIFORM)]
