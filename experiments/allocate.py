@@ -98,11 +98,18 @@ def summary(solution: Solution, problem: Problem) -> str:
     ]
     for name, cost in solution.costs.items():
         limit = f" of {solution.budgets[name]}" if name in solution.budgets else ""
-        price = f", price {solution.prices[name]:.3g} nats per unit" if name in solution.prices else ""
-        lines.append(f"{name} {cost}{limit}{price}")
+        lines.append(f"{name} {cost}{limit}{shadow_price(name, solution.prices.get(name))}")
     shares = ", ".join(f"{name} {100 * count / total:.1f}%" for name, count in bits.items() if count)
     lines.append(f"{len(solution.layers)} layers: {shares} of the weights")
     return "\n".join(lines)
+
+
+def shadow_price(name: str, price: float | None) -> str:
+    """What a little more of a budget would buy, at its price in nats per unit."""
+    if price is None:
+        return ""
+    size, unit = (1 << 20, "MiB") if name.startswith("memory_bytes") else (1, "us" if name == "latency_us" else "unit")
+    return f"; 1 {unit} more buys {price * size:.3g} nats/token"
 
 
 def open_budget(arguments: list[str]) -> list[str]:
