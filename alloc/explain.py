@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from alloc.budgets import Budgets
+from alloc.budgets import Budgets, matching, within_pattern
 from alloc.choice import Choice
 from alloc.pricing import plan_costs, plan_loss
 from alloc.problem import Problem, build_problem
@@ -128,17 +128,33 @@ def _problem(
         costs = plan_costs(tables, plan.layers, batch=batch)
         limits = {name: float(costs[name]) for name in ("memory_bytes", "latency_us") if name in costs}
     memory, latency = limits.pop("memory_bytes", None), limits.pop("latency_us", None)
+    within = {pattern: limits.pop(name) for name in plan.budgets if (pattern := within_pattern(name)) is not None}
     left_out = [escape(name) for name, free in zip(tables.layers, tables.allocatable, strict=True) if free]
     left_out = [name for name in left_out if name not in {escape(layer) for layer in plan.layers}]
     return build_problem(
         tables,
-        budgets=Budgets(memory_bytes=None if memory is None else int(memory), latency_us=latency, named=limits),
+        budgets=Budgets(
+            memory_bytes=None if memory is None else int(memory),
+            latency_us=latency,
+            named=limits,
+            within=_bits(tables, plan, within),
+        ),
         members=members,
         exclude=left_out,
         kernels=kernels,
         fusion=fusion,
         batch=batch,
     )
+
+
+def _bits(tables: Tables, plan: Solution, within: Mapping[str, float]) -> dict[str, float]:
+    """Bytes of each pattern's layers -> bits per weight that mean at least those."""
+    found, held = {}, tables.allocatable & np.array([name in plan.layers for name in tables.layers])
+    for pattern, limit in within.items():
+        params = int(tables.params[matching(tables, held, pattern)].sum())
+        # half a byte on top, so that rounding down gives the limit again
+        found[pattern] = 8.0 * (limit + 0.5) / params
+    return found
 
 
 def _prices(problem: Problem, plan: Solution) -> dict[str, float]:
@@ -204,7 +220,8 @@ def _explain(
 def _group_costs(problem: Problem, held: Mapping[str, Choice]) -> dict[str, Fraction]:
     """Each budgeted cost of the choices `held` of one group."""
     tables, batch = problem.tables, problem.scope.batch
-    costs = plan_costs(tables, held, batch=batch)
+    within = [pattern for unit in problem.units if (pattern := within_pattern(unit.name)) is not None]
+    costs = plan_costs(tables, held, batch=batch, within=within)
     if "latency_us" in costs:
         outside = np.array([name not in held for name in tables.layers])
         costs["latency_us"] -= latency_offset(tables, outside, batch)

@@ -126,7 +126,7 @@ def front(
         done = vertex
         here = with_limit(problem, int(limit))
         if at in proven:
-            plans[at], proof = search.plan(here)
+            plans[at], proof, _ = search.plan(here)
             objective[at] = _loss(problem, plans[at])
             bounds[at] = max(bounds[at], min(proof, objective[at]))
             is_exact[at] = objective[at] - bounds[at] <= search.tolerance * abs(objective[at])

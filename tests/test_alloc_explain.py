@@ -91,6 +91,19 @@ def test_the_next_option_is_the_one_of_least_value(tmp_path: Path) -> None:
                     assert move.net == pytest.approx(net[mask & useful].min(), abs=1e-12)
 
 
+def test_budgets_within_a_pattern_have_prices_of_their_own(tmp_path: Path) -> None:
+    tables, loose = solved(tmp_path, 3, latency=False)
+    at = [index for index, name in enumerate(tables.layers) if ".0." in name]
+    params = int(tables.params[at].sum())
+    held = sum(tables.storage_bytes[i, tables.quantizer_index(loose.layers[tables.layers[i]].quantizer)] for i in at)
+    budgets = Budgets(memory_bytes=int(loose.costs["memory_bytes"]), within={"*.0.*": 8 * (int(held) + 0.5) / params})
+    plan = Exact().solve(build_problem(tables, budgets=budgets))
+    for row in explain(tables, plan):
+        assert set(row.costs) == {"memory_bytes", "memory_bytes[*.0.*]"}
+        assert row.costs["memory_bytes"] == row.memory_bytes
+        assert row.costs["memory_bytes[*.0.*]"] == (row.memory_bytes if ".0." in row.layer else 0)
+
+
 def test_difference_lists_the_layers_that_differ(tmp_path: Path) -> None:
     tables, plan = solved(tmp_path, 3, latency=False)
     name = tables.layers[1]

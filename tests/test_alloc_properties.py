@@ -22,6 +22,7 @@ from alloc.solvers.exact import loss_of
 from alloc.solvers.hull import lagrangian_hull
 from alloc.solvers.ties import solve_ties
 from alloc.tables import Tables
+from alloc.units import Units
 
 KERNELS = ("cuda-core", "tensor-core")
 
@@ -51,7 +52,7 @@ def bare_problem(rng: np.random.Generator, *, groups: int, budgets: int, copies:
     limits = picked if rng.random() < 0.5 else picked + rng.integers(0, 5, budgets)
     problem = Problem(
         scope=None,  # type: ignore[arg-type]
-        units=(),
+        units=tuple(Units(name=f"cost-{at}", decimals=0, fixed=Fraction(0)) for at in range(budgets)),
         limits=limits,
         members=tuple((at,) for at in range(groups)),
         offsets=offsets,
@@ -73,7 +74,7 @@ def test_exact_equals_brute_force(budgets: int, trials: int) -> None:
     for trial in range(trials):
         problem, plans = bare_problem(rng, groups=int(rng.integers(1, 7)), budgets=budgets, copies=trial % 2 == 0)
         optimum = optimum_of(problem, plans)
-        plan, bound = Exact().plan(problem)
+        plan, bound, _ = Exact().plan(problem)
         assert (problem.total(plan) <= problem.limits).all()
         assert loss_of(problem, plan) == pytest.approx(optimum, rel=1e-9, abs=1e-12)
         assert bound == pytest.approx(optimum, rel=1e-9, abs=1e-12)

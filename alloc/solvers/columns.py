@@ -94,7 +94,7 @@ def column_generation(
             cost = box
         else:
             for b in range(budgets):
-                prices[b] = max(-y[b], 0.0) / scale[b]
+                prices[b] = (max(-y[b], 0.0) + 0.0) / scale[b]  # no -0
             plan = cheapest(offsets, loss, costs, prices, 1.0)
             cost = _column(plan, loss, costs, limits, scale, over)
             value = cost

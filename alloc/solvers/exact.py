@@ -24,6 +24,7 @@ from alloc.solvers.parts import parts
 from alloc.solvers.rounding import fit
 from alloc.solvers.ties import solve_ties
 
+Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 WIDENING = 2.0
 FIRST_SHARE = 1.0 / 64.0
@@ -54,19 +55,7 @@ class Exact:
     def solve(self, problem: Problem) -> Solution:
         """Raises ValueError where no plan meets all budgets together."""
         started = time.perf_counter()
-        plan, bound = np.empty(problem.groups, np.int64), 0.0
-        prices = np.zeros(len(problem.limits))
-        names = [unit.name for unit in problem.units]
-        for groups, part in parts(problem):
-            try:
-                dual = peak(part)
-                chosen, low = self._search(part, dual)
-            except OutOfReachError:  # which speaks of the part's share of the budgets
-                raise out_of_reach(problem) from None
-            inside = chosen - part.offsets[:-1]
-            plan[groups], bound = problem.offsets[groups] + inside, bound + low
-            for unit, price in zip(part.units, dual.prices, strict=True):
-                prices[names.index(unit.name)] = price
+        plan, bound, prices = self.plan(problem)
         return certify(
             problem,
             plan,
@@ -78,9 +67,21 @@ class Exact:
             uniform_floor=True,
         )
 
-    def plan(self, problem: Problem) -> tuple[Ints, float]:
-        """((groups,) options of the best plan, lower bound) alone: what a front asks for many times."""
-        return self._search(problem, peak(problem))
+    def plan(self, problem: Problem) -> tuple[Ints, float, Floats]:
+        """((groups,) options of the best plan, lower bound, (budgets,) prices) alone, as a front needs them."""
+        plan, bound = np.empty(problem.groups, np.int64), 0.0
+        prices = np.zeros(len(problem.limits))
+        names = [unit.name for unit in problem.units]
+        for groups, part in parts(problem):
+            try:
+                dual = peak(part)
+                chosen, low = self._search(part, dual)
+            except OutOfReachError:  # which speaks of the part's share of the budgets
+                raise out_of_reach(problem) from None
+            plan[groups], bound = problem.offsets[groups] + chosen - part.offsets[:-1], bound + low
+            for unit, price in zip(part.units, dual.prices, strict=True):
+                prices[names.index(unit.name)] = price
+        return plan, bound, prices
 
     def _search(self, problem: Problem, dual: Dual) -> tuple[Ints, float]:
         """(plan, proven lower bound)."""

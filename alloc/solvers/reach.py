@@ -34,7 +34,7 @@ def smallest_joint(problem: Problem) -> list[str]:
             costs=np.ascontiguousarray(costs[:, kept]),
             blocks=problem.blocks[kept],
         )
-        plan, bound = Exact(most_work=MOST_WORK).plan(swapped)
+        plan, bound, _ = Exact(most_work=MOST_WORK).plan(swapped)
         least = round(swapped.loss[plan].sum())
         held = problem.units[other].describe(scope.limits[problem.units[other].name], scope.params, scope.batch)
         word = "smallest" if bound >= least * (1 - 1e-12) else "smallest found"
