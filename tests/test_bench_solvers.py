@@ -83,19 +83,22 @@ def test_a_row_says_what_was_found(tmp_path: Path) -> None:
         problem_of(folder, {"bits": 3})
 
 
-def test_the_table_ranks_plans_and_lists_errors() -> None:
-    base = {"instance": "i", "case": "c", "groups": 3, "options": 9, "cold_start_s": 1.0, "peak_memory_bytes": 2e8}
+def test_the_table_has_a_row_a_solver_and_says_what_failed() -> None:
+    base = {"instance": "i", "groups": 3, "options": 9, "cold_start_s": 1.0, "peak_memory_bytes": 2e8}
     rows = pd.DataFrame(
         [
-            {**base, "solver": "slow", "objective": 1.1, "gap": float("inf"), "solve_s": 2.0},
-            {**base, "solver": "good", "objective": 1.0, "gap": 0.0, "solve_s": 0.0125},
-            {"instance": "i", "case": "c", "solver": "bad", "error": "no answer"},
+            {**base, "case": "c", "solver": "good", "objective": 1.0, "gap": 0.0, "solve_s": 0.0125},
+            {**base, "case": "d", "solver": "good", "objective": 2.0, "gap": 1e-3, "solve_s": 0.5},
+            {**base, "case": "c", "solver": "slow", "objective": 1.1, "gap": float("inf"), "solve_s": 2.0},
+            {"instance": "i", "case": "d", "solver": "slow", "error": "no answer"},
         ]
     )
     text = bench_solvers.markdown(rows)
-    assert text.index("| good | 0 | 0 | 12.5 ms |") < text.index("| slow | 1.0e-01 | no bound | 2.00 s |")
-    assert "`bad`: no answer" in text
-    assert "`bad`" in bench_solvers.markdown(rows.iloc[2:][["instance", "case", "solver", "error"]])
+    assert "| good | 12.5 ms, proven | 500.0 ms, best, gap 1.0e-03 | 1.0 s | 200 MB |" in text
+    assert "| slow | 2.00 s, +1.0e-01, no bound | - | 1.0 s | 200 MB |" in text
+    assert "c: 3 groups, 9 options" in text
+    assert "`slow`, d: no answer" in text
+    assert "no answer" in bench_solvers.markdown(rows.iloc[3:][["instance", "case", "solver", "error"]])
 
 
 def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -116,7 +119,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert rows["exact"]["status"] == "optimal"
     assert rows["greedy"]["objective"] >= rows["exact"]["objective"] * (1 - 1e-12)
     assert content["environment"]["processor"]
-    assert "| exact | 0 | 0 |" in (tmp_path / "out/solvers.md").read_text()
+    assert ", proven |" in (tmp_path / "out/solvers.md").read_text()
     capsys.readouterr()
     for bad, message in (
         ("solvers=[nope]", "nope"),
