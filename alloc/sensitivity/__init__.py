@@ -3,8 +3,10 @@
 from alloc.sensitivity.calibrated import Calibrated
 from alloc.sensitivity.constant import Constant
 from alloc.sensitivity.fisher import Fisher
+from alloc.sensitivity.hessian_trace import HessianTrace
+from alloc.sensitivity.layer_cosine import LayerCosine
 from alloc.sensitivity.noise import Noise
 
-METHODS = (Fisher, Noise, Calibrated, Constant)
+METHODS = (Fisher, Noise, Calibrated, HessianTrace, LayerCosine, Constant)
 
-__all__ = ["METHODS", "Calibrated", "Constant", "Fisher", "Noise"]
+__all__ = ["METHODS", "Calibrated", "Constant", "Fisher", "HessianTrace", "LayerCosine", "Noise"]
