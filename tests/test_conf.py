@@ -27,6 +27,13 @@ def test_primary_configs_compose(name: str) -> None:
         assert compose(name)
 
 
+@pytest.mark.parametrize("study", presets("study"))
+def test_every_study_composes(study: str) -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("ablate", overrides=[f"study={study}"])
+    assert cfg.study
+
+
 @pytest.mark.parametrize("members", presets("palette"))
 def test_the_pipeline_takes_every_palette(members: str) -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
