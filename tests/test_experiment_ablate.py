@@ -5,23 +5,27 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from ablation_tables import write_tables
-from sensitivity_models import write_tiny_folder
+from hydra import compose, initialize_config_dir
+from sensitivity_models import one_thread, write_tiny_folder
 
 from alloc.problem import Budgets, build_problem
 from alloc.solvers import Exact
 from alloc.tables import read_tables
+from experiments.ablate import main
+from experiments.entry import CONF
 from quantizers.checkpoint import LayerChoice, quantize_in_place
 from quantizers.evaluation import evaluate, paired
 from quantizers.models import load_model, load_text, token_windows
 
 ROOT = Path(__file__).resolve().parent.parent
-PALETTE = ["nuq-*", "vq-[3-5]"]
+PALETTE = ["nuq-*", "vq-3", "vq-4"]
 
 
 @pytest.fixture(scope="module")
@@ -31,14 +35,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def ablate(*overrides: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "experiments.ablate", *overrides]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+@pytest.fixture(autouse=True)
+def _quick() -> Iterator[None]:
+    with one_thread():
+        yield
 
 
-def measured(folder: Path, out: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+def ablate(*overrides: str) -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("ablate", overrides=list(overrides))
+    main(cfg)
+
+
+def measured(folder: Path, out: Path, *overrides: str) -> None:
     source = ("model=path", f"model.path={folder / 'model'}", f"text.path={folder / 'text.txt'}")
-    return ablate(
+    ablate(
         *source, f"out={out}", "measure=true", "sensitivity=constant", f"palette.members=[fp16,{','.join(PALETTE)}]",
         "calibration.window=32", "calibration.count=2", "evaluation.window=32", "evaluation.count=4", "state_bits=8",
         f"cache={folder / 'cache'}", *overrides,
@@ -62,8 +73,7 @@ def kl_by_definition(folder: Path, out: Path, bits: float) -> pd.DataFrame:
 
 def test_measured_cells_are_paired_kl_and_are_measured_once(folder: Path, tmp_path: Path) -> None:
     study = ("study=rotation", "study.seeds=[0,3]", "study.members=null", "study.bits=[4]")
-    done = measured(folder, tmp_path, *study)
-    assert done.returncode == 0, done.stderr
+    measured(folder, tmp_path, *study)
     frame = pd.read_csv(tmp_path / "ablation.csv").set_index("variant")
     truth = kl_by_definition(folder, tmp_path, 4.0)
     for seed in ("seed 0", "seed 3"):
@@ -81,8 +91,7 @@ def test_measured_cells_are_paired_kl_and_are_measured_once(folder: Path, tmp_pa
 
     kept = {path: path.stat().st_mtime_ns for path in (folder / "cache/measured").iterdir()}
     assert len(kept) == 3
-    again = measured(folder, tmp_path, *study)
-    assert again.returncode == 0, again.stderr
+    measured(folder, tmp_path, *study)
     assert {path: path.stat().st_mtime_ns for path in (folder / "cache/measured").iterdir()} == kept
     record = json.loads((tmp_path / "run.json").read_text())
     assert set(record["skipped"]) == {"inventory", "rate-distortion", "storage", "sensitivity"}
@@ -91,11 +100,9 @@ def test_measured_cells_are_paired_kl_and_are_measured_once(folder: Path, tmp_pa
 def test_a_search_by_measured_kl_keeps_to_the_budget_and_is_done_once(folder: Path, tmp_path: Path) -> None:
     study = (
         "study=solver", "study.members=null", "study.bits=[4]", "study.search.generations=3",
-        "study.search.offspring=3", "+study.text.windows=1", "+study.text.tokens=32",
-        "+study.text._target_=experiments.studies.solver_choice.FitnessText",
+        "study.search.offspring=3", "study.text.windows=1", "study.text.tokens=32",
     )  # fmt: skip
-    done = measured(folder, tmp_path, *study)
-    assert done.returncode == 0, done.stderr
+    measured(folder, tmp_path, *study)
     frame = pd.read_csv(tmp_path / "ablation.csv").set_index("variant")
     searched = frame.loc["evolutionary, measured KL"]
     assert searched.kl > 0
@@ -104,8 +111,7 @@ def test_a_search_by_measured_kl_keeps_to_the_budget_and_is_done_once(folder: Pa
     assert frame.memory_bytes.max() <= 4 * (layers.out_features * layers.in_features).sum() / 8
     plan = tmp_path / "plans/evolutionary-measured-4/allocation.json"
     before = plan.stat().st_mtime_ns
-    again = measured(folder, tmp_path, *study)
-    assert again.returncode == 0, again.stderr
+    measured(folder, tmp_path, *study)
     assert plan.stat().st_mtime_ns == before
 
 
@@ -115,8 +121,7 @@ def test_sensitivities_are_measured_where_there_is_a_model(folder: Path, tmp_pat
     ]
     fast += [f"study.methods.noise_{name}.tokens=16" for name in ("random_tokens", "text")]
     study = ("study=sensitivity", "study.members=null", "study.bits=[4]", *fast, "+study.methods.layer_cosine.count=1")
-    done = measured(folder, tmp_path, *study)
-    assert done.returncode == 0, done.stderr
+    measured(folder, tmp_path, *study)
     frame = pd.read_csv(tmp_path / "ablation.csv").set_index("variant")
     assert frame.kl.gt(0).all()
     assert len(frame) == 8
@@ -134,8 +139,7 @@ def test_further_quantizers_join_the_tables(tmp_path: Path) -> None:
         "quantizer,bits_per_weight,codebook_bytes,distortion,bytes_per_row,standard_error\n"
         "trellis-2,2,0,0.068,2,0.0001\ntrellis-4,4,0,0.0044,2,0.00001\ntcq-2,2,0,0.5,2,0.1\n"
     )
-    done = ablate("study=palette_ladder", f"tables={tables}", f"quantizers={more}", f"out={tmp_path / 'out'}")
-    assert done.returncode == 0, done.stderr
+    ablate("study=palette_ladder", f"tables={tables}", f"quantizers={more}", f"out={tmp_path / 'out'}")
     joined = read_tables(tmp_path / "out/tables")
     at = joined.quantizer_index("trellis-4")
     assert joined.storage_bytes[0, at] == 32 * 32 * 4 // 8 + 2 * 32
@@ -153,7 +157,8 @@ def test_further_quantizers_join_the_tables(tmp_path: Path) -> None:
     ],
 )
 def test_bad_input_is_one_message_and_leaves_nothing(overrides: tuple[str, ...], message: str, tmp_path: Path) -> None:
-    done = ablate(*overrides, f"out={tmp_path / 'out'}")
+    command = [sys.executable, "-m", "experiments.ablate", *overrides, f"out={tmp_path / 'out'}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert message in done.stderr
     assert not (tmp_path / "out").exists()
