@@ -32,6 +32,7 @@ from experiments.table_stages import count_storage, make_inventory, measure_rate
 from experiments.workspace import Workspace, write_csv
 from quantizers.evaluation.summary import mean_and_error
 
+UNPREDICTED = "tables predict plain encoding of rotated weights only"
 TABLES = ("layers.csv", "quantizers.csv", "storage.csv", "distortion.csv", "loss.csv", "costs.csv", "latency.csv")
 
 
@@ -50,6 +51,7 @@ def main(cfg: DictConfig) -> None:
     if run is not None and cfg.measure:
         windows = measure(run, cells, hessians=material.hessians, together=cfg.together)
         frame = with_measured(frame, windows, study.baseline)
+        frame.loc[frame.kl.notna(), "reason"] = ""
     write_csv(frame, out / "ablation.csv")
     page = ablation.markdown(frame)
     (out / "ablation.md").write_text(page + "\n")
@@ -116,7 +118,7 @@ def table(study: Study, cells: Sequence[Cell], material: Material) -> pd.DataFra
                 "memory_bytes": memory,
                 "latency_us": math.nan if solution is None else solution.costs.get("latency_us", math.nan),
                 "runtime_s": math.nan if solution is None else solution.runtime_s,
-                "reason": cell.reason,
+                "reason": cell.reason or (UNPREDICTED if solution is not None and not bounded else ""),
             }
         )
     return pd.DataFrame(rows)
