@@ -29,7 +29,9 @@ def main(cfg: DictConfig) -> None:
         raise ValueError(f"out={out} is a file; it must be a folder")
     rates, state_bits = [int(rate) for rate in cfg.rates], [int(L) for L in cfg.state_bits]
     with bar("encoders") as progress:
-        found = benchmark(rates, state_bits, work=float(cfg.work), repeats=int(cfg.repeats), progress=progress)
+        found = benchmark(
+            rates, state_bits, work=float(cfg.work), repeats=int(cfg.repeats), devices=list(cfg.devices), progress=progress
+        )
     out.mkdir(parents=True, exist_ok=True)
     temporary = out / "encoders.json.partial"
     temporary.write_text(json.dumps(found, indent=1) + "\n")

@@ -172,10 +172,11 @@ def environment(device: torch.device | None) -> dict[str, Any]:
 
 
 def benchmark(
-    rates: Sequence[int], state_bits: Sequence[int], *, work: float, repeats: int,
+    rates: Sequence[int], state_bits: Sequence[int], *, work: float, repeats: int, devices: Sequence[str] = ("cpu", "cuda"),
     progress: Callable[[int, int, str], None] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """{"environment": .., "rows": [..]}. ValueError on a rate or a number of state bits that has no encoder."""
+    """{"environment": .., "rows": [..]}, of the searches on `devices`. ValueError on a rate or a number of state bits
+    that has no encoder, or where nothing is left to time."""
     if not set(rates) <= set(range(2, 5)):
         raise ValueError(f"rates are 2, 3 and 4, not {list(rates)}")
     if any(L != NATIVE and not 8 <= L <= 16 for L in state_bits):
@@ -188,7 +189,9 @@ def benchmark(
     if device is not None:
         speeds["cuda"] = torch.cuda.get_device_properties(device).multi_processor_count * gpu_clock_hz() * 64 / 2
     rows: list[dict[str, Any]] = []
-    chosen = cases(rates, state_bits, device)
+    chosen = [case for case in cases(rates, state_bits, device) if case.device in devices]
+    if not chosen:
+        raise ValueError(f"nothing to time on {', '.join(devices)} at {list(rates)} bits, {list(state_bits)} state bits")
     for case in chosen:
         if progress is not None:
             progress(len(rows), len(chosen), f"{case.quantizer}, L = {case.state_bits}, {case.device}")
@@ -206,9 +209,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--state-bits", type=int, nargs="*", default=[12, 16, NATIVE], help="0: the family's own")
     parser.add_argument("--work", type=float, default=1e10, help="state updates of a repeat on a CPU; 16 x on a GPU")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--devices", nargs="*", default=["cpu", "cuda"], choices=["cpu", "cuda"])
     parser.add_argument("--out", type=Path, required=True, help="JSON file")
     options = parser.parse_args(arguments)
-    found = benchmark(options.rates, options.state_bits, work=options.work, repeats=options.repeats)
+    found = benchmark(options.rates, options.state_bits, work=options.work, repeats=options.repeats,
+                      devices=options.devices)  # fmt: skip
     options.out.write_text(json.dumps(found, indent=1) + "\n")
 
 
