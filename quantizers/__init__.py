@@ -74,6 +74,8 @@ FAMILIES: tuple[Family, ...] = (
     _trellis("tcq", lambda k, L: Trellis(step_bits=k, state_bits=L), range(3, 11)),
     _trellis("half-tcq", lambda k, L: HalfTrellis(step_bits=k, state_bits=L), range(3, 10)),
     _trellis("trained-tcq", lambda k, L: Trellis(step_bits=k, state_bits=L, trained=True), range(3, 11)),
+    _trellis("published-tcq", lambda k, L: Trellis(step_bits=k, state_bits=L, published=True), range(3, 11)),
+    _trellis("published-half-tcq", lambda k, L: HalfTrellis(step_bits=k, state_bits=L, published=True), range(3, 10)),
     _trellis("trellis", _computed, range(5, 25)),
     _trellis("trellis2", lambda k, L: ComputedPair(step_bits=k, state_bits=L), range(2, 7)),
 )

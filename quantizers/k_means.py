@@ -64,8 +64,19 @@ def _disc(count: int, radius: NDArray[np.float64], turn: NDArray[np.float64]) ->
     return np.stack([r * np.cos(2 * np.pi * turn), r * np.sin(2 * np.pi * turn)], axis=1)
 
 
-def _sorted(points: NDArray[np.float64]) -> NDArray[np.float64]:
+def in_order(points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The points (n, 2), ascending in the first coordinate, then in the second."""
     return points[np.lexsort((points[:, 1], points[:, 0]))]
+
+
+def centroids(
+    points: NDArray[np.float64], index: NDArray[np.uint16], moments: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """The centroid of every point's cell (n, 2), the point itself where its cell is empty.
+
+    index: (m,) the cell of every sample; moments: (3, m) its weight, and that times either coordinate."""
+    mass, x, y = (np.bincount(index, moment, len(points))[:, None] for moment in moments)
+    return np.where(mass > 0, np.concatenate([x, y], axis=1) / np.maximum(mass, 1e-300), points)
 
 
 def gaussian_k_means(count: int, *, steps: int, samples: int) -> NDArray[np.float64]:
@@ -75,14 +86,11 @@ def gaussian_k_means(count: int, *, steps: int, samples: int) -> NDArray[np.floa
     x = _disc(samples, (0.5 + order / g) % 1, (0.5 + order / g**2) % 1)
     weight = np.exp(-0.25 * (x * x).sum(1))
     golden = (np.sqrt(5) - 1) / 2
-    points = _sorted(_disc(count, (np.arange(count) + 0.5) / count, np.arange(count) * golden % 1))
+    points = in_order(_disc(count, (np.arange(count) + 0.5) / count, np.arange(count) * golden % 1))
     x32 = x.astype(np.float32)
-    wx, wy = weight * x[:, 0], weight * x[:, 1]
+    moments = np.stack([weight, weight * x[:, 0], weight * x[:, 1]])
     for step in range(steps):
-        index = nearest(x32, points.astype(np.float32))
-        mass = np.bincount(index, weight, count)
-        centroid = np.stack([np.bincount(index, wx, count), np.bincount(index, wy, count)], axis=1)
-        centroid = np.where(mass[:, None] > 0, centroid / np.maximum(mass, 1e-300)[:, None], points)
+        centroid = centroids(points, nearest(x32, points.astype(np.float32)), moments)
         last = step >= steps - 5  # end on plain steps, at centroids
-        points = _sorted(points + (1.0 if last else OVERSHOOT) * (centroid - points))
+        points = in_order(points + (1.0 if last else OVERSHOOT) * (centroid - points))
     return points

@@ -14,6 +14,13 @@ def packed_bytes(values: int, bits: int) -> int:
     return -(-values * bits // 8)
 
 
+def checked_codes(codes: torch.Tensor, size: int) -> torch.Tensor:
+    """The codes; ValueError unless they are `size` bytes, uint8."""
+    if codes.dtype != torch.uint8 or codes.numel() != size:
+        raise ValueError(f"{size} bytes (uint8) of codes expected, not {codes.numel()} ({codes.dtype})")
+    return codes
+
+
 def pack(values: torch.Tensor, bits: int) -> torch.Tensor:
     """Integers in [0, 2^bits), flattened, as (packed_bytes,) uint8. bits: 1..16."""
     assert 1 <= bits <= 16

@@ -12,6 +12,7 @@ from quantizers import make_quantizer
 from quantizers.distortion import gaussian_distortion
 from quantizers.k_means import gaussian_k_means, nearest
 from quantizers.lloyd_max import lloyd_max
+from quantizers.sampled_k_means import sampled_k_means
 
 
 @pytest.mark.parametrize("bits", range(1, 9))
@@ -52,6 +53,22 @@ def test_k_means_points_are_centroids_and_ascend() -> None:
 
 def test_k_means_of_one_point_is_the_mean() -> None:
     assert gaussian_k_means(1, steps=20, samples=1 << 14) == pytest.approx(np.zeros((1, 2)), abs=0.01)
+
+
+def test_sampled_k_means_ends_where_a_step_gains_little() -> None:
+    """Its steps by brute force, from the same random numbers."""
+    count, samples, threshold = 32, 1 << 12, 1e-3
+    found = sampled_k_means(count, samples=samples, threshold=threshold, rng=np.random.default_rng(3))
+    rng = np.random.default_rng(3)
+    points, x = rng.standard_normal((count, 2)), rng.standard_normal((samples, 2))
+    distances = []
+    while len(distances) < 2 or distances[-2] - distances[-1] > threshold:
+        apart = np.linalg.norm(x[:, None] - points[None], axis=2)
+        distances.append(apart.min(1).mean())
+        last, cell = points, apart.argmin(1)
+        points = np.stack([x[cell == i].mean(0) if (cell == i).any() else points[i] for i in range(count)])
+    assert len(distances) > 3
+    assert found == pytest.approx(last[np.argsort(last[:, 0])], abs=1e-3)
 
 
 @pytest.mark.parametrize("name", ["nuq-2", "nuq-5", "nuq-8", "vq-1.5", "vq-3"])

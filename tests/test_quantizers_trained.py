@@ -20,7 +20,8 @@ def test_no_round_raises_the_training_distortion(step_bits: int, state_bits: int
     found = list(islice(rounds(step_bits, state_bits, weights=weights, seed=1), 5))
     assert torch.equal(found[0][0], state_table(step_bits, state_bits).float())
     distortions = [distortion for _, distortion in found]
-    assert all(after < before for before, after in pairwise(distortions)), distortions
+    assert all(after <= before for before, after in pairwise(distortions)), distortions
+    assert distortions[2] < distortions[1] < distortions[0]  # few points may then be at rest
 
 
 def test_states_pick_entries_and_signs() -> None:

@@ -14,6 +14,7 @@ from quantizers.packing import unpack
 from quantizers.trellis.hashed import entries, hashed_values
 from quantizers.trellis.part import closest_states, path_codes, path_values
 from quantizers.trellis.spiral import spiral
+from quantizers.trellis.states import SPIRAL_GAIN
 from quantizers.trellis.tiles import codes_to_states, from_tiles, states_to_codes, to_tiles
 from quantizers.trellis.viterbi import closest_paths
 from quantizers.weights import half, normalized, rms
@@ -127,10 +128,11 @@ def test_half_tcq_is_two_trellises_side_by_side() -> None:
     first = 3 * 16 * 4  # ceil(5 / 2) tiles of 4 new bits a step
     assert codes.numel() == first + 2 * 16 * 5
     source = normalized(weight, half(rms(weight)))
-    low = closest_states(source[:, :48].contiguous(), spiral(10), 4, 10)
-    high = closest_states(source[:, 48:].contiguous(), spiral(10), 5, 10)
-    low_values = path_values(low, spiral(10), 4, 10, 16, 48)
-    high_values = path_values(high, spiral(10), 5, 10, 16, 32)
+    values = {k: spiral(10).float() / SPIRAL_GAIN[k] for k in (4, 5)}
+    low = closest_states(source[:, :48].contiguous(), values[4], 4)
+    high = closest_states(source[:, 48:].contiguous(), values[5], 5)
+    low_values = path_values(low, values[4], 16, 48)
+    high_values = path_values(high, values[5], 16, 32)
     assert torch.equal(codes, torch.cat([path_codes(low, 4, 10), path_codes(high, 5, 10)]))
     scale = encoded.tensors["row_scale"].float()[:, None]
     decoded = make_quantizer("half-tcq-2.25", state_bits=10).decode(encoded)

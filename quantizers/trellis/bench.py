@@ -32,7 +32,7 @@ from quantizers.trellis.computed import BLOCK, CONSTANTS, DEVIATION, LARGEST, al
 from quantizers.trellis.computed_trellis import WINDOW
 from quantizers.trellis.mixed_viterbi import closest_symbols
 from quantizers.trellis.part import closest_states, seam_window
-from quantizers.trellis.states import state_table
+from quantizers.trellis.states import gain, state_table, state_values
 from quantizers.trellis.tiles import SIDE, STEPS
 from quantizers.trellis.update_rate import OPERATIONS, updates_per_second
 
@@ -92,7 +92,9 @@ def published_cases(rate: int, state_bits: int) -> Iterator[Case]:
     def prepared(parts: tuple[int, ...]) -> Callable[[int], Callable[[], object]]:
         def prepare(tiles: int) -> Callable[[], object]:
             source = _source(tiles // len(parts)).view(SIDE, -1)
-            return lambda: [closest_states(source, tables[max(parts)], k, L) for k in parts]
+            table = tables[max(parts)]
+            values = {k: state_values(table, L) / gain(table, k, L) for k in parts}
+            return lambda: [closest_states(source, values[k], k) for k in parts]
 
         return prepare
 

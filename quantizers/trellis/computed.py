@@ -8,6 +8,7 @@ from our own search (`python -m experiments.search_trellis`)."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
 
 import torch
@@ -62,12 +63,18 @@ def shifts(quarters: int) -> tuple[int, ...]:
     return tuple((t + 1) * quarters // 4 - t * quarters // 4 for t in range(4))
 
 
+def signed_bytes(states: torch.Tensor, multiplier: int) -> Iterator[torch.Tensor]:
+    """The four bytes, -128 .. 127, of multiplier x state mod 2^32, low one first: int64, as `states`."""
+    product = states * multiplier & 0xFFFFFFFF
+    for byte in range(4):
+        yield ((product >> (8 * byte) & 255) ^ 128) - 128
+
+
 def state_value(states: torch.Tensor, multiplier: int) -> torch.Tensor:
     """The value of every state, int16 between -512 and 508, in the shape of `states` (int64) and on its device."""
-    product = states * multiplier & 0xFFFFFFFF
-    total = torch.zeros_like(product)
-    for byte in range(4):
-        total += ((product >> (8 * byte) & 255) ^ 128) - 128
+    total = torch.zeros_like(states)
+    for signed in signed_bytes(states, multiplier):
+        total += signed
     return total.to(torch.int16)
 
 

@@ -17,9 +17,17 @@ import torch
 
 from quantizers.base import Encoded, Quantizer, Setting
 from quantizers.columns import ColumnQuantizer, Tensors, encode_at_once
-from quantizers.trellis.part import checked_state_bits, part_bytes, path_codes, seam_window
-from quantizers.trellis.tiles import SIDE, STEPS, codes_to_states, from_tiles, tile_grid, to_tiles
-from quantizers.trellis.viterbi import closest_paths
+from quantizers.trellis.computed import signed_bytes
+from quantizers.trellis.part import (
+    checked_state_bits,
+    closest_states,
+    decode_part,
+    part_bytes,
+    path_codes,
+    path_values,
+    seam_window,
+)
+from quantizers.trellis.tiles import SIDE
 from quantizers.weights import fitted_scale, half, normalized, rms
 
 DEVIATION = (99 * (256**2 - 1) / 12) ** 0.5  # of each value: 735.3
@@ -39,10 +47,8 @@ CONSTANTS = {
 @cache
 def state_values(state_bits: int, multiplier: int) -> torch.Tensor:
     """(2^L, 2) float32: the two integers that each state stands for."""
-    product = torch.arange(1 << state_bits) * multiplier & 0xFFFFFFFF
     values = torch.zeros(1 << state_bits, 2, dtype=torch.int64)
-    for byte, direction in enumerate(DIRECTIONS):
-        signed = ((product >> (8 * byte) & 255) ^ 128) - 128
+    for signed, direction in zip(signed_bytes(torch.arange(1 << state_bits), multiplier), DIRECTIONS, strict=True):
         values += signed[:, None] * torch.tensor(direction)
     return values.to(torch.float32)
 
@@ -103,30 +109,24 @@ class ComputedPair(ColumnQuantizer):
         return {"row_scale": half(rms(weight))}
 
     def code_columns(self, columns: torch.Tensor, scales: Tensors, first: int) -> torch.Tensor:
-        source = to_tiles(normalized(columns, scales["row_scale"])).numpy()
-        window = seam_window(self.step_bits, self.state_bits)
-        states = torch.from_numpy(closest_paths(source, self._values().numpy(), self.step_bits, window=window))
-        return states.to(torch.int32).view(*tile_grid(*columns.shape), STEPS)
+        return closest_states(normalized(columns, scales["row_scale"]), self._values(), self.step_bits)
 
     def decode_columns(self, symbols: torch.Tensor, scales: Tensors, first: int, width: int) -> torch.Tensor:
         scale = scales["row_scale"].to(torch.float32)[:, None]
-        return self._decoded(symbols, len(scale), width) * scale
+        return path_values(symbols, self._values(), len(scale), width) * scale
 
     def assemble(
         self, weight: torch.Tensor, symbols: torch.Tensor, scales: Tensors, metric: torch.Tensor | None = None
     ) -> Encoded:
         codes = path_codes(symbols, self.step_bits, self.state_bits)
-        scale = fitted_scale(weight, self._decoded(symbols, *weight.shape), metric)
+        scale = fitted_scale(weight, path_values(symbols, self._values(), *weight.shape), metric)
         tensors = {"codes": codes, "row_scale": scale}
         return Encoded(out_features=weight.shape[0], in_features=weight.shape[1], tensors=tensors)
 
     def decode(self, encoded: Encoded) -> torch.Tensor:
-        codes, shape = encoded.tensors["codes"], (encoded.out_features, encoded.in_features)
-        size = part_bytes(*shape, self.step_bits)
-        if codes.dtype != torch.uint8 or codes.numel() != size:
-            raise ValueError(f"{size} bytes (uint8) of codes expected, not {codes.numel()} ({codes.dtype})")
-        values = self._decoded(codes_to_states(codes, self.step_bits, self.state_bits), *shape)
-        return values * encoded.tensors["row_scale"].to(torch.float32)[:, None]
+        shape = (encoded.out_features, encoded.in_features)
+        coded = decode_part(encoded.tensors["codes"], self._values(), self.step_bits, *shape)
+        return coded * encoded.tensors["row_scale"].to(torch.float32)[:, None]
 
     def codebook(self) -> torch.Tensor | None:
         return None
@@ -138,6 +138,3 @@ class ComputedPair(ColumnQuantizer):
         """(2^L, 2) float32, of a source of variance one."""
         multiplier, gain = CONSTANTS[self.step_bits]
         return state_values(self.state_bits, multiplier) / (DEVIATION * gain)
-
-    def _decoded(self, states: torch.Tensor, out_features: int, in_features: int) -> torch.Tensor:
-        return from_tiles(self._values().to(states.device)[states], out_features, in_features)

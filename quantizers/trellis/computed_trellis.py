@@ -14,6 +14,7 @@ import torch
 
 from quantizers.base import Encoded, Quantizer, Setting
 from quantizers.columns import ColumnQuantizer, Tensors, encode_at_once
+from quantizers.packing import checked_codes
 from quantizers.trellis.closest import closest_steps
 from quantizers.trellis.computed import CONSTANTS, DEVIATION, LARGEST, all_values, gain, native_state_bits
 from quantizers.trellis.mixed_stream import (
@@ -118,9 +119,7 @@ class ComputedTrellis(ColumnQuantizer):
         codes, shape = encoded.tensors["codes"], (encoded.out_features, encoded.in_features)
         rows, columns = tile_grid(*shape)
         size = rows * columns * tile_bytes(self.quarters)
-        if codes.dtype != torch.uint8 or codes.numel() != size:
-            raise ValueError(f"{size} bytes (uint8) of codes expected, not {codes.numel()} ({codes.dtype})")
-        values = self._decoded(codes_to_states(codes, self.quarters, self.states), *shape)
+        values = self._decoded(codes_to_states(checked_codes(codes, size), self.quarters, self.states), *shape)
         return values * encoded.tensors["row_scale"].to(torch.float32)[:, None]
 
     def codebook(self) -> torch.Tensor | None:

@@ -4,7 +4,7 @@ Lee and Song, 2025, arXiv 2509.20214, section 3).
 With C columns of tiles, the first ceil(C / 2) have k new bits a step, the others k + 1: where C is odd the cheaper half
 is the larger one, so that the codes never take more than (k + 1/2) / 2 bits a (padded) weight. `codes` holds all tiles
 of the first half, row-major, then all of the second. Both halves read one table, that of the higher rate, and share
-the scale of their row."""
+the scale of their row. `published-half-tcq-R` is the same at the published gain (`quantizers.trellis.tcq`)."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import torch
 from quantizers.base import Encoded, Quantizer, Setting
 from quantizers.codebooks import checked_codebook, fingerprint
 from quantizers.columns import ColumnQuantizer, Tensors, encode_at_once
+from quantizers.packing import checked_codes
 from quantizers.trellis.part import (
     checked_state_bits,
     closest_states,
@@ -24,7 +25,7 @@ from quantizers.trellis.part import (
     path_values,
     seam_window,
 )
-from quantizers.trellis.states import gain, state_table, table_shape
+from quantizers.trellis.states import PUBLISHED_GAIN, gain, state_table, state_values, table_shape
 from quantizers.trellis.tiles import SIDE, tile_grid
 from quantizers.weights import fitted_scale, half, normalized, rms
 
@@ -36,10 +37,12 @@ def first_columns(in_features: int) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HalfTrellis(ColumnQuantizer):
-    """`half-tcq-R`: k = `step_bits` (3..9) = 2 R - 1/2 new bits a step in one half, k + 1 in the other."""
+    """`half-tcq-R`: k = `step_bits` (3..9) = 2 R - 1/2 new bits a step in one half, k + 1 in the other; `published`, as
+    `published-half-tcq-R`: at the published gain."""
 
     step_bits: int
     state_bits: int = 16
+    published: bool = False
     table: torch.Tensor | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -49,7 +52,7 @@ class HalfTrellis(ColumnQuantizer):
 
     @property
     def name(self) -> str:
-        return f"half-tcq-{self.step_bits / 2 + 0.25:g}"
+        return f"{'published-' * self.published}half-tcq-{self.step_bits / 2 + 0.25:g}"
 
     @property
     def bits_per_weight(self) -> float:
@@ -67,8 +70,8 @@ class HalfTrellis(ColumnQuantizer):
         return {
             "quantizer": self.name,
             "state_bits": self.state_bits,
-            "gain": gain(self.codebook(), self.step_bits, self.state_bits),
-            "second_gain": gain(self.codebook(), self.step_bits + 1, self.state_bits),
+            "gain": self._gain(self.step_bits),
+            "second_gain": self._gain(self.step_bits + 1),
             "window": seam_window(self.step_bits, self.state_bits),
             "codebook": fingerprint(self.codebook()),
         }
@@ -95,8 +98,7 @@ class HalfTrellis(ColumnQuantizer):
         runs = self._runs(scales, first, columns.shape[1])
         pieces = torch.split(source, [width for _, width in runs], dim=1)
         found = [
-            closest_states(piece.contiguous(), self.codebook(), k, self.state_bits)
-            for piece, (k, _) in zip(pieces, runs, strict=True)
+            closest_states(piece.contiguous(), self._values(k), k) for piece, (k, _) in zip(pieces, runs, strict=True)
         ]
         return torch.cat(found, dim=1)
 
@@ -119,11 +121,9 @@ class HalfTrellis(ColumnQuantizer):
         codes = encoded.tensors["codes"]
         parts = self._parts(encoded.in_features)
         sizes = [part_bytes(rows, width, k) for k, width in parts]
-        if codes.numel() != sum(sizes):
-            raise ValueError(f"{sum(sizes)} bytes of codes expected, not {codes.numel()}")
         coded = [
-            decode_part(piece, self.codebook(), k, self.state_bits, rows, width)
-            for piece, (k, width) in zip(torch.split(codes, sizes), parts, strict=True)
+            decode_part(piece, self._values(k), k, rows, width)
+            for piece, (k, width) in zip(torch.split(checked_codes(codes, sum(sizes)), sizes), parts, strict=True)
         ]
         return torch.cat(coded, dim=1) * encoded.tensors["row_scale"].to(torch.float32)[:, None]
 
@@ -133,6 +133,14 @@ class HalfTrellis(ColumnQuantizer):
     def with_codebook(self, codebook: torch.Tensor) -> Quantizer:
         shape = table_shape(self.step_bits + 1, self.state_bits)
         return replace(self, table=checked_codebook(codebook, shape, self.name))
+
+    def _gain(self, step_bits: int) -> float:
+        """Standard deviation that the columns of k new bits a step are scaled to."""
+        return PUBLISHED_GAIN if self.published else gain(self.codebook(), step_bits, self.state_bits)
+
+    def _values(self, step_bits: int) -> torch.Tensor:
+        """(2^L, 2) float32, of a source of variance one."""
+        return state_values(self.codebook(), self.state_bits) / self._gain(step_bits)
 
     def _parts(self, in_features: int) -> list[tuple[int, int]]:
         """(new bits a step, columns) of the halves that are not empty."""
@@ -150,7 +158,6 @@ class HalfTrellis(ColumnQuantizer):
         """Paths -> (out, in) at scale one; parts: (new bits a step, columns)."""
         pieces = torch.split(symbols, [tile_grid(rows, width)[1] for _, width in parts], dim=1)
         coded = [
-            path_values(piece, self.codebook(), k, self.state_bits, rows, width)
-            for piece, (k, width) in zip(pieces, parts, strict=True)
+            path_values(piece, self._values(k), rows, width) for piece, (k, width) in zip(pieces, parts, strict=True)
         ]
         return torch.cat(coded, dim=1)

@@ -1,4 +1,4 @@
-r"""One normalized matrix at one rate: the search, its bits and back; what `tcq` and `half-tcq` are made of.
+r"""One normalized matrix at one rate: the search, its bits and back; what `tcq`, `half-tcq` and `trellis2` are made of.
 
 The source has variance near one, and so have the decoded values, up to their distortion: with the gain that minimizes
 it (quantizers.trellis.states) their least-squares scale is one, so that two rates can share the scale of a row."""
@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from quantizers.trellis.states import state_values
+from quantizers.packing import checked_codes
 from quantizers.trellis.tiles import STEPS, codes_to_states, from_tiles, states_to_codes, tile_grid, to_tiles
 from quantizers.trellis.viterbi import closest_paths
 
@@ -33,21 +33,18 @@ def part_bytes(out_features: int, in_features: int, step_bits: int) -> int:
     return rows * columns * 16 * step_bits
 
 
-def closest_states(source: torch.Tensor, table: torch.Tensor, step_bits: int, state_bits: int) -> torch.Tensor:
-    """The paths (rows of tiles, columns of tiles, 128) int32 of a source (out, in) float32 of variance near one."""
-    values = state_values(table, step_bits, state_bits)
-    found = closest_paths(
-        to_tiles(source).numpy(), values.numpy(), step_bits, window=seam_window(step_bits, state_bits)
-    )
+def closest_states(source: torch.Tensor, values: torch.Tensor, step_bits: int) -> torch.Tensor:
+    """The paths (rows of tiles, columns of tiles, 128) int32 of a source (out, in) float32 of variance near one.
+
+    values: (2^L, 2) float32, what each state stands for."""
+    window = seam_window(step_bits, _state_bits(values))
+    found = closest_paths(to_tiles(source).numpy(), values.numpy(), step_bits, window=window)
     return torch.from_numpy(found.astype(np.int32)).view(*tile_grid(*source.shape), STEPS)
 
 
-def path_values(
-    states: torch.Tensor, table: torch.Tensor, step_bits: int, state_bits: int, out_features: int, in_features: int
-) -> torch.Tensor:
+def path_values(states: torch.Tensor, values: torch.Tensor, out_features: int, in_features: int) -> torch.Tensor:
     """What paths (rows of tiles, columns of tiles, 128) stand for: (out, in) float32 on the device of the states."""
-    values = state_values(table.to(states.device), step_bits, state_bits)
-    return from_tiles(values[states], out_features, in_features)
+    return from_tiles(values.to(states.device)[states], out_features, in_features)
 
 
 def path_codes(states: torch.Tensor, step_bits: int, state_bits: int) -> torch.Tensor:
@@ -56,11 +53,13 @@ def path_codes(states: torch.Tensor, step_bits: int, state_bits: int) -> torch.T
 
 
 def decode_part(
-    codes: torch.Tensor, table: torch.Tensor, step_bits: int, state_bits: int, out_features: int, in_features: int
+    codes: torch.Tensor, values: torch.Tensor, step_bits: int, out_features: int, in_features: int
 ) -> torch.Tensor:
     """The decoded values (out, in) on the device of the codes. ValueError where the codes have another length."""
-    size = part_bytes(out_features, in_features, step_bits)
-    if codes.dtype != torch.uint8 or codes.numel() != size:
-        raise ValueError(f"{size} bytes (uint8) of codes expected, not {codes.numel()} ({codes.dtype})")
-    states = codes_to_states(codes, step_bits, state_bits)
-    return path_values(states, table, step_bits, state_bits, out_features, in_features)
+    checked_codes(codes, part_bytes(out_features, in_features, step_bits))
+    states = codes_to_states(codes, step_bits, _state_bits(values))
+    return path_values(states, values, out_features, in_features)
+
+
+def _state_bits(values: torch.Tensor) -> int:
+    return len(values).bit_length() - 1

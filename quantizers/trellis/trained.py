@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from quantizers.codebooks import computed
+from quantizers.codebooks import computed, fingerprint
 from quantizers.trellis.hashed import hashed_entries
 from quantizers.trellis.part import seam_window
 from quantizers.trellis.states import PUBLISHED_STATE_BITS, gain, state_table, state_values, table_shape
@@ -39,7 +39,7 @@ def rounds(step_bits: int, state_bits: int, *, weights: int, seed: int) -> Itera
     flip = torch.stack([1 - 2 * negative.to(torch.float32), torch.ones(1 << state_bits)], dim=1)
     window = seam_window(step_bits, state_bits)
     while True:
-        values = state_values(table, step_bits, state_bits)
+        values = state_values(table, state_bits) / scale
         states = torch.from_numpy(closest_paths(source.numpy(), values.numpy(), step_bits, window=window)).long()
         error = (source - values[states]).square().sum(dtype=torch.float64) / source.square().sum(dtype=torch.float64)
         yield table, error.item()
@@ -62,5 +62,7 @@ def trained_table(step_bits: int, state_bits: int) -> torch.Tensor:
             table = next(steps)[0]
         return table.double().numpy()
 
-    name = f"trained-tcq-{step_bits}-{state_bits}-{weights}-{ROUNDS}-{SEED}"
+    start = state_table(step_bits, state_bits)
+    settings = f"{fingerprint(start)}-{gain(start, step_bits, state_bits)}-{weights}-{ROUNDS}-{SEED}"
+    name = f"trained-tcq-{step_bits}-{state_bits}-{settings}"
     return computed(name, shape, compute)
