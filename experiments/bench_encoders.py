@@ -30,7 +30,12 @@ def main(cfg: DictConfig) -> None:
     rates, state_bits = [int(rate) for rate in cfg.rates], [int(L) for L in cfg.state_bits]
     with bar("encoders") as progress:
         found = benchmark(
-            rates, state_bits, work=float(cfg.work), repeats=int(cfg.repeats), devices=list(cfg.devices), progress=progress
+            rates,
+            state_bits,
+            work=float(cfg.work),
+            repeats=int(cfg.repeats),
+            devices=list(cfg.devices),
+            progress=progress,
         )
     out.mkdir(parents=True, exist_ok=True)
     temporary = out / "encoders.json.partial"

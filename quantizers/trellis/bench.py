@@ -174,7 +174,8 @@ def environment(device: torch.device | None) -> dict[str, Any]:
 
 
 def benchmark(
-    rates: Sequence[int], state_bits: Sequence[int], *, work: float, repeats: int, devices: Sequence[str] = ("cpu", "cuda"),
+    rates: Sequence[int], state_bits: Sequence[int], *, work: float, repeats: int,
+    devices: Sequence[str] = ("cpu", "cuda"),
     progress: Callable[[int, int, str], None] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """{"environment": .., "rows": [..]}, of the searches on `devices`. ValueError on a rate or a number of state bits
@@ -193,7 +194,9 @@ def benchmark(
     rows: list[dict[str, Any]] = []
     chosen = [case for case in cases(rates, state_bits, device) if case.device in devices]
     if not chosen:
-        raise ValueError(f"nothing to time on {', '.join(devices)} at {list(rates)} bits, {list(state_bits)} state bits")
+        raise ValueError(
+            f"nothing to time on {', '.join(devices)} at {list(rates)} bits, {list(state_bits)} state bits"
+        )
     for case in chosen:
         if progress is not None:
             progress(len(rows), len(chosen), f"{case.quantizer}, L = {case.state_bits}, {case.device}")
