@@ -1,9 +1,12 @@
-r"""Sixteen float32 lanes as one value in compiled code: one tile a lane, so that every loop of the search vectorizes.
+r"""Sixteen float32 or int32 lanes as one value in compiled code: one tile a lane, so that every loop vectorizes.
 
 numba leaves vectorization to LLVM, which must prove that arrays do not overlap and that a loop is worth it; the inner
-loop of the Viterbi search is short and nested, and it gives up. Here a lane vector is a type of its own
-(LLVM `<16 x float>`), which becomes one AVX-512, two AVX or four SSE or NEON registers. No operation is reordered and
-none is fused, so the result is the same on all of them."""
+loop of the Viterbi search is short and nested, and it gives up. Here a lane vector is a type of its own (LLVM
+`<16 x float>`, `<16 x i32>`), which becomes one AVX-512, two AVX or four SSE or NEON registers. No operation is
+reordered and none is fused unasked, so the result is the same on all of them. Whole numbers are exact in any order, and
+leave their low bits to a mark that a minimum carries along.
+
+Arrays are contiguous and are read and written unchecked, `array.ravel()[index : index + 16]`."""
 
 from __future__ import annotations
 
@@ -15,18 +18,22 @@ from numba.core import cgutils
 from numba.extending import intrinsic, models, register_model
 
 LANES = 16
-_FLOAT = ir.FloatType()
-_VECTOR = ir.VectorType(_FLOAT, LANES)
+_ELEMENTS = {types.float32: ir.FloatType(), types.int32: ir.IntType(32)}
+_VECTORS = {element: ir.VectorType(kind, LANES) for element, kind in _ELEMENTS.items()}
+_PLACES = ir.VectorType(ir.IntType(32), LANES)
+_BYTES = ir.VectorType(ir.IntType(8), LANES)
 
 
 class LaneType(types.Type):  # type: ignore[misc]
-    """The numba type of a lane vector."""
+    """The numba type of a vector of lanes that hold this scalar, float32 or int32."""
 
-    def __init__(self) -> None:
-        super().__init__(name="Lanes16f32")
+    def __init__(self, element: Any) -> None:
+        self.element = element
+        super().__init__(name=f"Lanes{LANES}({element})")
 
 
-lane_type = LaneType()
+floats, integers = LaneType(types.float32), LaneType(types.int32)
+_LANES = {types.float32: floats, types.int32: integers}
 
 
 @register_model(LaneType)
@@ -34,7 +41,7 @@ class LaneModel(models.PrimitiveModel):  # type: ignore[misc]
     """A lane vector is held as the LLVM vector itself."""
 
     def __init__(self, dmm: Any, fe_type: LaneType) -> None:
-        super().__init__(dmm, fe_type, _VECTOR)
+        super().__init__(dmm, fe_type, _VECTORS[fe_type.element])
 
 
 def _address(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
@@ -42,69 +49,136 @@ def _address(context: Any, builder: Any, array_type: Any, array: Any, index: Any
     return builder.gep(data, [index])
 
 
+def _spread(builder: Any, scalar: Any) -> Any:
+    undefined = ir.Constant(ir.VectorType(scalar.type, LANES), ir.Undefined)
+    single = builder.insert_element(undefined, scalar, ir.Constant(ir.IntType(32), 0))
+    return builder.shuffle_vector(single, undefined, ir.Constant(_PLACES, [0] * LANES))
+
+
 @intrinsic
 def load(typing: Any, array: Any, index: Any) -> Any:
-    """`array.ravel()[index : index + 16]` of a contiguous float32 array, unchecked."""
+    """Lanes of the array's kind from the array."""
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         pointer = _address(context, builder, signature.args[0], args[0], args[1])
-        return builder.load(builder.bitcast(pointer, _VECTOR.as_pointer()), align=4)
+        vector = _VECTORS[signature.args[0].dtype]
+        return builder.load(builder.bitcast(pointer, vector.as_pointer()), align=4)
 
-    return lane_type(array, types.intp), code
+    return _LANES[array.dtype](array, types.intp), code
 
 
 @intrinsic
 def store(typing: Any, array: Any, index: Any, value: Any) -> Any:
-    """`array.ravel()[index : index + 16] = value`, unchecked."""
+    """The lanes into the array, of their kind."""
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         pointer = _address(context, builder, signature.args[0], args[0], args[1])
-        builder.store(args[2], builder.bitcast(pointer, _VECTOR.as_pointer()), align=4)
+        builder.store(args[2], builder.bitcast(pointer, args[2].type.as_pointer()), align=4)
         return context.get_dummy_value()
 
-    return types.void(array, types.intp, lane_type), code
+    return types.void(array, types.intp, _LANES[array.dtype]), code
+
+
+@intrinsic
+def store_bytes(typing: Any, array: Any, index: Any, value: Any) -> Any:
+    """The low byte of every integer lane into the array, uint8."""
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer = _address(context, builder, signature.args[0], args[0], args[1])
+        builder.store(builder.trunc(args[2], _BYTES), builder.bitcast(pointer, _BYTES.as_pointer()), align=1)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, integers), code
 
 
 @intrinsic
 def spread(typing: Any, value: Any) -> Any:
-    """The float32 scalar in every lane."""
+    """The scalar, float32 or int32, in every lane."""
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        undefined = ir.Constant(_VECTOR, ir.Undefined)
-        single = builder.insert_element(undefined, args[0], ir.Constant(ir.IntType(32), 0))
-        zeros = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
-        return builder.shuffle_vector(single, undefined, zeros)
+        return _spread(builder, args[0])
 
-    return lane_type(types.float32), code
+    return _LANES[value](value), code
 
 
 @intrinsic
-def add(typing: Any, a: Any, b: Any) -> Any:
-    """Lane by lane a + b."""
+def spread_at(typing: Any, array: Any, index: Any) -> Any:
+    """`array.ravel()[index]` in every lane."""
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.fadd(args[0], args[1])
+        return _spread(builder, builder.load(_address(context, builder, signature.args[0], args[0], args[1])))
 
-    return lane_type(lane_type, lane_type), code
-
-
-@intrinsic
-def multiply_add(typing: Any, a: Any, b: Any, c: Any) -> Any:
-    """Lane by lane a * b + c, rounded once."""
-
-    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        kind = ir.FunctionType(_VECTOR, [_VECTOR] * 3)
-        fma = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fma.v{LANES}f32")
-        return builder.call(fma, args)
-
-    return lane_type(lane_type, lane_type, lane_type), code
+    return _LANES[array.dtype](array, types.intp), code
 
 
 @intrinsic
 def minimum(typing: Any, a: Any, b: Any) -> Any:
-    """Lane by lane the smaller one."""
+    """Lane by lane the smaller one, of two kinds alike."""
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.select(builder.fcmp_ordered("<", args[0], args[1]), args[0], args[1])
+        compare = builder.fcmp_ordered if signature.return_type == floats else builder.icmp_signed
+        return builder.select(compare("<", args[0], args[1]), args[0], args[1])
 
-    return lane_type(lane_type, lane_type), code
+    return a(a, a), code
+
+
+@intrinsic
+def add(typing: Any, a: Any, b: Any) -> Any:
+    """Lane by lane a + b, floats."""
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.fadd(args[0], args[1])
+
+    return floats(floats, floats), code
+
+
+@intrinsic
+def multiply_add(typing: Any, a: Any, b: Any, c: Any) -> Any:
+    """Lane by lane a * b + c, floats, rounded once."""
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kind = ir.FunctionType(args[0].type, [args[0].type] * 3)
+        fma = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fma.v{LANES}f32")
+        return builder.call(fma, args)
+
+    return floats(floats, floats, floats), code
+
+
+@intrinsic
+def subtract(typing: Any, a: Any, b: Any) -> Any:
+    """Lane by lane a - b, integers."""
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.sub(args[0], args[1])
+
+    return integers(integers, integers), code
+
+
+@intrinsic
+def add_square(typing: Any, a: Any, b: Any) -> Any:
+    """Lane by lane a + b * b, integers."""
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.add(args[0], builder.mul(args[1], args[1]))
+
+    return integers(integers, integers), code
+
+
+@intrinsic
+def both(typing: Any, a: Any, b: Any) -> Any:
+    """Lane by lane the bits that are in a and in b, integers."""
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.and_(args[0], args[1])
+
+    return integers(integers, integers), code
+
+
+@intrinsic
+def either(typing: Any, a: Any, b: Any) -> Any:
+    """Lane by lane the bits that are in a or in b, integers."""
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.or_(args[0], args[1])
+
+    return integers(integers, integers), code

@@ -19,7 +19,7 @@ import numpy as np
 from numba import get_num_threads, njit, prange
 from numpy.typing import NDArray
 
-from quantizers.trellis.integer_lanes import (
+from quantizers.trellis.lanes import (
     LANES,
     add_square,
     both,

@@ -15,15 +15,10 @@ import numpy as np
 from numba import get_num_threads, njit, prange
 from numpy.typing import NDArray
 
-from quantizers.trellis import integer_lanes, lanes
-from quantizers.trellis.integer_lanes import add_square, load, minimum, spread, store, subtract
-from quantizers.trellis.lanes import LANES
+from quantizers.trellis.lanes import LANES, add, add_square, load, minimum, multiply_add, spread, store, subtract
 
 OPERATIONS = 4  # of an update, in both families
 CHAINS = 8
-_add, _minimum, _multiply_add = lanes.add, lanes.minimum, lanes.multiply_add
-_load, _spread, _store = lanes.load, lanes.spread, lanes.store
-assert integer_lanes.LANES == LANES
 
 
 @njit(cache=True, parallel=True, error_model="numpy")
@@ -54,22 +49,22 @@ def _floating(points: NDArray[np.float32], found: NDArray[np.float32], rounds: i
     """As `_integer`."""
     for worker in prange(workers):
         at = worker * CHAINS * LANES
-        a = b = c = d = e = f = g = h = _spread(np.float32(1e30))
-        p, q, r, s = _load(points, 0), _load(points, 16), _load(points, 32), _load(points, 48)
-        t, u, v, w = _load(points, 64), _load(points, 80), _load(points, 96), _load(points, 112)
-        value, cost = _spread(np.float32(0)), _spread(np.float32(0.25))
+        a = b = c = d = e = f = g = h = spread(np.float32(1e30))
+        p, q, r, s = load(points, 0), load(points, 16), load(points, 32), load(points, 48)
+        t, u, v, w = load(points, 64), load(points, 80), load(points, 96), load(points, 112)
+        value, cost = spread(np.float32(0)), spread(np.float32(0.25))
         for _ in range(rounds):
-            value = _add(value, cost)
-            a = _minimum(_add(cost, _multiply_add(p, value, _multiply_add(q, value, value))), a)
-            b = _minimum(_add(cost, _multiply_add(q, value, _multiply_add(r, value, value))), b)
-            c = _minimum(_add(cost, _multiply_add(r, value, _multiply_add(s, value, value))), c)
-            d = _minimum(_add(cost, _multiply_add(s, value, _multiply_add(t, value, value))), d)
-            e = _minimum(_add(cost, _multiply_add(t, value, _multiply_add(u, value, value))), e)
-            f = _minimum(_add(cost, _multiply_add(u, value, _multiply_add(v, value, value))), f)
-            g = _minimum(_add(cost, _multiply_add(v, value, _multiply_add(w, value, value))), g)
-            h = _minimum(_add(cost, _multiply_add(w, value, _multiply_add(p, value, value))), h)
-        _store(found, at, _minimum(_minimum(a, b), _minimum(c, d)))
-        _store(found, at + LANES, _minimum(_minimum(e, f), _minimum(g, h)))
+            value = add(value, cost)
+            a = minimum(add(cost, multiply_add(p, value, multiply_add(q, value, value))), a)
+            b = minimum(add(cost, multiply_add(q, value, multiply_add(r, value, value))), b)
+            c = minimum(add(cost, multiply_add(r, value, multiply_add(s, value, value))), c)
+            d = minimum(add(cost, multiply_add(s, value, multiply_add(t, value, value))), d)
+            e = minimum(add(cost, multiply_add(t, value, multiply_add(u, value, value))), e)
+            f = minimum(add(cost, multiply_add(u, value, multiply_add(v, value, value))), f)
+            g = minimum(add(cost, multiply_add(v, value, multiply_add(w, value, value))), g)
+            h = minimum(add(cost, multiply_add(w, value, multiply_add(p, value, value))), h)
+        store(found, at, minimum(minimum(a, b), minimum(c, d)))
+        store(found, at + LANES, minimum(minimum(e, f), minimum(g, h)))
 
 
 def updates_per_second(*, integer: bool, rounds: int = 16_000_000, repeats: int = 8) -> float:
