@@ -14,9 +14,10 @@ import torch
 
 from quantizers.base import Encoded, Quantizer, Setting
 from quantizers.blocks import block_count, checked_blocks, spread_from, to_blocks
+from quantizers.codebooks import refuse_codebook
 from quantizers.columns import ColumnQuantizer, Tensors, encode_at_once
 from quantizers.packing import pack, packed_bytes, unpack
-from quantizers.weights import half
+from quantizers.weights import half, inverted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,9 +99,4 @@ class AffineInteger(ColumnQuantizer):
         return None
 
     def with_codebook(self, codebook: torch.Tensor) -> Quantizer:
-        raise ValueError(f"{self.name} reads no codebook, got one of shape {tuple(codebook.shape)}")
-
-
-def inverted(scales: torch.Tensor) -> torch.Tensor:
-    """1 / s in float64, 0 where s is."""
-    return torch.where(scales == 0, 0.0, 1 / scales.double())
+        refuse_codebook(codebook, self.name)

@@ -14,10 +14,11 @@ import torch
 
 from quantizers.base import Encoded, Quantizer, Setting
 from quantizers.blocks import block_count, checked_blocks, nearest_codes, spread_from, to_blocks
-from quantizers.codebooks import fingerprint
+from quantizers.codebooks import fingerprint, refuse_codebook
 from quantizers.columns import ColumnQuantizer, Tensors, encode_at_once
 from quantizers.packing import pack, packed_bytes, unpack
 from quantizers.scales import ScaleFormat
+from quantizers.weights import inverted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,8 +79,7 @@ class Block(ColumnQuantizer):
 
     def code_columns(self, columns: torch.Tensor, scales: Tensors, first: int) -> torch.Tensor:
         scale = self.scale.decode(scales)
-        inverse = torch.where(scale == 0, 0.0, 1.0 / scale.double()).float()
-        unit = columns * spread_from(inverse, self.group, first, columns.shape[1])
+        unit = columns * spread_from(inverted(scale).float(), self.group, first, columns.shape[1])
         return nearest_codes(unit, torch.tensor(self.values))
 
     def decode_columns(self, symbols: torch.Tensor, scales: Tensors, first: int, width: int) -> torch.Tensor:
@@ -103,4 +103,4 @@ class Block(ColumnQuantizer):
         return None
 
     def with_codebook(self, codebook: torch.Tensor) -> Quantizer:
-        raise ValueError(f"{self.name} reads no codebook, got one of shape {tuple(codebook.shape)}")
+        refuse_codebook(codebook, self.name)

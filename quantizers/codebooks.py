@@ -12,6 +12,7 @@ import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -61,6 +62,11 @@ def checked_codebook(codebook: torch.Tensor, shape: tuple[int, ...], owner: str)
     if not bool(torch.isfinite(codebook).all()):
         raise ValueError(f"the codebook of {owner} holds NaN or infinite values")
     return codebook.detach().to("cpu").contiguous()
+
+
+def refuse_codebook(codebook: torch.Tensor, owner: str) -> NoReturn:
+    """ValueError: the owner decodes without a table."""
+    raise ValueError(f"{owner} reads no codebook, got one of shape {tuple(codebook.shape)}")
 
 
 def ascending(codebook: torch.Tensor, key: torch.Tensor, owner: str) -> torch.Tensor:

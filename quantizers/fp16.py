@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from quantizers.base import Encoded, Quantizer, Setting
+from quantizers.codebooks import refuse_codebook
 from quantizers.weights import checked
 
 
@@ -51,4 +52,4 @@ class Float16(Quantizer):
         return None
 
     def with_codebook(self, codebook: torch.Tensor) -> Quantizer:
-        raise ValueError(f"fp16 reads no codebook, got one of shape {tuple(codebook.shape)}")
+        refuse_codebook(codebook, self.name)

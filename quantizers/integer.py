@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import torch
 
 from quantizers.base import Encoded, Quantizer, Setting
+from quantizers.codebooks import refuse_codebook
 from quantizers.columns import ColumnQuantizer, Tensors, encode_at_once
 from quantizers.packing import pack, packed_bytes, unpack
-from quantizers.weights import half, normalized
+from quantizers.weights import half, normalized, scaled
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +68,7 @@ class Integer(ColumnQuantizer):
         return q.to(torch.int32) + self._largest
 
     def decode_columns(self, symbols: torch.Tensor, scales: Tensors, first: int, width: int) -> torch.Tensor:
-        return (symbols - self._largest).to(torch.float32) * scales["row_scale"].to(torch.float32)[:, None]
+        return scaled((symbols - self._largest).to(torch.float32), scales["row_scale"])
 
     def assemble(
         self, weight: torch.Tensor, symbols: torch.Tensor, scales: Tensors, metric: torch.Tensor | None = None
@@ -88,4 +89,4 @@ class Integer(ColumnQuantizer):
         return None
 
     def with_codebook(self, codebook: torch.Tensor) -> Quantizer:
-        raise ValueError(f"{self.name} reads no codebook, got one of shape {tuple(codebook.shape)}")
+        refuse_codebook(codebook, self.name)

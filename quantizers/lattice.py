@@ -13,10 +13,11 @@ import torch
 
 from quantizers.base import Encoded, Quantizer, Setting
 from quantizers.blocks import block_count, from_blocks, to_blocks
+from quantizers.codebooks import refuse_codebook
 from quantizers.columns import ColumnQuantizer, Tensors, encode_at_once
 from quantizers.e8p import DIMENSIONS, nearest_points, points
 from quantizers.packing import pack, unpack
-from quantizers.weights import fitted_scale, half, normalized, rms
+from quantizers.weights import fitted_scale, half, normalized, rms, scaled
 
 CODE_BITS = 16
 
@@ -83,13 +84,13 @@ class Lattice(ColumnQuantizer):
         vectors = block_count(columns, DIMENSIONS)
         index = unpack(encoded.tensors["codes"], CODE_BITS, rows * vectors)
         coded = unit(index.view(rows, vectors), columns)
-        return coded * encoded.tensors["row_scale"].to(torch.float32)[:, None]
+        return scaled(coded, encoded.tensors["row_scale"])
 
     def codebook(self) -> torch.Tensor | None:
         return None
 
     def with_codebook(self, codebook: torch.Tensor) -> Quantizer:
-        raise ValueError(f"{self.name} reads no codebook, got one of shape {tuple(codebook.shape)}")
+        refuse_codebook(codebook, self.name)
 
 
 def unit(codes: torch.Tensor, in_features: int) -> torch.Tensor:

@@ -16,7 +16,7 @@ from quantizers.codebooks import ascending, checked_codebook, computed, fingerpr
 from quantizers.columns import ColumnQuantizer, Tensors, encode_at_once
 from quantizers.lloyd_max import lloyd_max
 from quantizers.packing import pack, packed_bytes, unpack
-from quantizers.weights import fitted_scale, half, normalized, rms
+from quantizers.weights import fitted_scale, half, normalized, rms, scaled
 
 
 @cache
@@ -77,21 +77,23 @@ class NonUniform(ColumnQuantizer):
         return torch.bucketize(source, (levels[1:] + levels[:-1]) / 2, out_int32=True)
 
     def decode_columns(self, symbols: torch.Tensor, scales: Tensors, first: int, width: int) -> torch.Tensor:
-        return self.codebook().to(torch.float32)[symbols] * scales["row_scale"].to(torch.float32)[:, None]
+        return scaled(self._unit(symbols), scales["row_scale"])
 
     def assemble(
         self, weight: torch.Tensor, symbols: torch.Tensor, scales: Tensors, metric: torch.Tensor | None = None
     ) -> Encoded:
-        scale = fitted_scale(weight, self.codebook().to(torch.float32)[symbols], metric)
+        scale = fitted_scale(weight, self._unit(symbols), metric)
         tensors = {"codes": pack(symbols, self.bits), "row_scale": scale}
         return Encoded(out_features=weight.shape[0], in_features=weight.shape[1], tensors=tensors)
 
     def decode(self, encoded: Encoded) -> torch.Tensor:
         shape = (encoded.out_features, encoded.in_features)
-        codes = encoded.tensors["codes"]
-        levels = self.codebook().to(codes.device, torch.float32)
-        index = unpack(codes, self.bits, shape[0] * shape[1]).view(shape)
-        return levels[index] * encoded.tensors["row_scale"].to(torch.float32)[:, None]
+        symbols = unpack(encoded.tensors["codes"], self.bits, shape[0] * shape[1]).view(shape)
+        return scaled(self._unit(symbols), encoded.tensors["row_scale"])
+
+    def _unit(self, symbols: torch.Tensor) -> torch.Tensor:
+        """(out, in) -> (out, in) at scale one."""
+        return self.codebook().to(symbols.device, torch.float32)[symbols]
 
     def codebook(self) -> torch.Tensor:
         return _levels(self.bits) if self.levels is None else self.levels

@@ -17,7 +17,7 @@ from quantizers.codebooks import ascending, checked_codebook, computed, fingerpr
 from quantizers.columns import ColumnQuantizer, Tensors, encode_at_once
 from quantizers.k_means import gaussian_k_means, nearest
 from quantizers.packing import pack, packed_bytes, unpack
-from quantizers.weights import fitted_scale, half, normalized, rms
+from quantizers.weights import fitted_scale, half, normalized, rms, scaled
 
 SAMPLES = 512  # per point, as far as MOST: their own error is then below 0.1 %
 MOST = 1 << 20
@@ -86,7 +86,7 @@ class Vector(ColumnQuantizer):
         return torch.from_numpy(index).to(torch.int32).view(columns.shape[0], -1)
 
     def decode_columns(self, symbols: torch.Tensor, scales: Tensors, first: int, width: int) -> torch.Tensor:
-        return self._unit(symbols, width) * scales["row_scale"].to(torch.float32)[:, None]
+        return scaled(self._unit(symbols, width), scales["row_scale"])
 
     def assemble(
         self, weight: torch.Tensor, symbols: torch.Tensor, scales: Tensors, metric: torch.Tensor | None = None
@@ -98,15 +98,12 @@ class Vector(ColumnQuantizer):
 
     def _unit(self, symbols: torch.Tensor, width: int) -> torch.Tensor:
         """(out, pairs) -> (out, width) at scale one."""
-        return self.codebook().to(torch.float32)[symbols].view(len(symbols), -1)[:, :width]
+        return self.codebook().to(symbols.device, torch.float32)[symbols].view(len(symbols), -1)[:, :width]
 
     def decode(self, encoded: Encoded) -> torch.Tensor:
         rows, columns = encoded.out_features, encoded.in_features
-        codes = encoded.tensors["codes"]
-        points = self.codebook().to(codes.device, torch.float32)
-        index = unpack(codes, self.index_bits, rows * -(-columns // 2))
-        coded = points[index].view(rows, -1)[:, :columns]
-        return coded * encoded.tensors["row_scale"].to(torch.float32)[:, None]
+        symbols = unpack(encoded.tensors["codes"], self.index_bits, rows * -(-columns // 2)).view(rows, -1)
+        return scaled(self._unit(symbols, columns), encoded.tensors["row_scale"])
 
     def codebook(self) -> torch.Tensor:
         return _points(self.index_bits) if self.points is None else self.points

@@ -33,10 +33,19 @@ def rms(matrix: torch.Tensor) -> torch.Tensor:
     return torch.linalg.vector_norm(matrix, dim=1, dtype=torch.float64) / matrix.shape[1] ** 0.5
 
 
+def inverted(scale: torch.Tensor) -> torch.Tensor:
+    """1 / scale in float64, 0 where the scale is 0."""
+    return torch.where(scale == 0, 0.0, 1.0 / scale.double())
+
+
 def normalized(matrix: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     """Rows over their float16 scales; a row whose scale is 0 (all zero, or below 3e-8) becomes zero."""
-    inverse = torch.where(scale == 0, 0.0, 1.0 / scale.double()).float()
-    return matrix * inverse[:, None]
+    return matrix * inverted(scale).float()[:, None]
+
+
+def scaled(coded: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """Rows (out, in) float32 times their float16 scales (out,)."""
+    return coded * scale.to(torch.float32)[:, None]
 
 
 def fitted_scale(matrix: torch.Tensor, coded: torch.Tensor, metric: torch.Tensor | None = None) -> torch.Tensor:

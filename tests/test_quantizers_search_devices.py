@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from neighbour_paths import assert_no_change_is_cheaper
 
 from quantizers.kernels.encode import search_paths
 from quantizers.trellis.closest import gpu
@@ -16,7 +17,7 @@ from quantizers.trellis.computed import (
     native_state_bits,
     shifts,
 )
-from quantizers.trellis.mixed_stream import path_states, to_steps
+from quantizers.trellis.mixed_stream import to_steps
 from quantizers.trellis.mixed_viterbi import closest_symbols
 
 
@@ -47,19 +48,7 @@ def test_codes_of_cpu_and_gpu_are_equal(quarters: int) -> None:
 def test_the_largest_costs_are_exact(quarters: int) -> None:
     """A path with one symbol changed never costs less, in int64, at the largest points and the state bits in use: costs
     of a whole tile would run over in int32."""
-    state_bits, multiplier = native_state_bits(quarters), CONSTANTS[quarters][0]
-    values = all_values(state_bits, multiplier)
+    state_bits = native_state_bits(quarters)
     sign = torch.randint(0, 2, (4, 256), generator=torch.Generator().manual_seed(1)) * 2 - 1
-    points = (LARGEST * sign).to(torch.int16)
-    found = torch.from_numpy(closest_symbols(points.numpy(), values.numpy(), shifts(quarters), window=128))
-
-    def costs(symbols: torch.Tensor) -> torch.Tensor:
-        decoded = values.to(torch.int64)[path_states(symbols, quarters, state_bits)]
-        return (points.to(torch.int64) - decoded).square().sum(1)
-
-    best = costs(found)
-    for t in range(24, 232, 32):  # the seam itself is chosen by a shorter pass
-        for change in range(1, 1 << shifts(quarters)[t % 4]):
-            other = found.clone()
-            other[:, t] ^= change
-            assert bool((costs(other) >= best).all())
+    values = all_values(state_bits, CONSTANTS[quarters][0])
+    assert_no_change_is_cheaper((LARGEST * sign).to(torch.int16), values, quarters, state_bits, range(24, 232, 32))

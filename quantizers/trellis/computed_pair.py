@@ -16,6 +16,7 @@ from functools import cache
 import torch
 
 from quantizers.base import Encoded, Quantizer, Setting
+from quantizers.codebooks import refuse_codebook
 from quantizers.columns import ColumnQuantizer, Tensors, encode_at_once
 from quantizers.trellis.computed import signed_bytes
 from quantizers.trellis.part import (
@@ -28,7 +29,7 @@ from quantizers.trellis.part import (
     seam_window,
 )
 from quantizers.trellis.tiles import SIDE
-from quantizers.weights import fitted_scale, half, normalized, rms
+from quantizers.weights import fitted_scale, half, normalized, rms, scaled
 
 DEVIATION = (99 * (256**2 - 1) / 12) ** 0.5  # of each value: 735.3
 DIRECTIONS = ((7, 0), (5, 5), (0, 7), (-5, 5))  # what each byte adds to the two values
@@ -112,8 +113,8 @@ class ComputedPair(ColumnQuantizer):
         return closest_states(normalized(columns, scales["row_scale"]), self._values(), self.step_bits)
 
     def decode_columns(self, symbols: torch.Tensor, scales: Tensors, first: int, width: int) -> torch.Tensor:
-        scale = scales["row_scale"].to(torch.float32)[:, None]
-        return path_values(symbols, self._values(), len(scale), width) * scale
+        scale = scales["row_scale"]
+        return scaled(path_values(symbols, self._values(), len(scale), width), scale)
 
     def assemble(
         self, weight: torch.Tensor, symbols: torch.Tensor, scales: Tensors, metric: torch.Tensor | None = None
@@ -126,13 +127,13 @@ class ComputedPair(ColumnQuantizer):
     def decode(self, encoded: Encoded) -> torch.Tensor:
         shape = (encoded.out_features, encoded.in_features)
         coded = decode_part(encoded.tensors["codes"], self._values(), self.step_bits, *shape)
-        return coded * encoded.tensors["row_scale"].to(torch.float32)[:, None]
+        return scaled(coded, encoded.tensors["row_scale"])
 
     def codebook(self) -> torch.Tensor | None:
         return None
 
     def with_codebook(self, codebook: torch.Tensor) -> Quantizer:
-        raise ValueError(f"{self.name} reads no codebook, got one of shape {tuple(codebook.shape)}")
+        refuse_codebook(codebook, self.name)
 
     def _values(self) -> torch.Tensor:
         """(2^L, 2) float32, of a source of variance one."""

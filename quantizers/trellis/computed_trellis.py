@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from quantizers.base import Encoded, Quantizer, Setting
+from quantizers.codebooks import refuse_codebook
 from quantizers.columns import ColumnQuantizer, Tensors, encode_at_once
 from quantizers.packing import checked_codes
 from quantizers.trellis.closest import closest_steps
@@ -26,7 +27,7 @@ from quantizers.trellis.mixed_stream import (
     to_steps,
 )
 from quantizers.trellis.tiles import SIDE, tile_grid
-from quantizers.weights import fitted_scale, half, normalized, rms
+from quantizers.weights import fitted_scale, half, normalized, rms, scaled
 
 WINDOW = 128  # steps on either side of the seam: 96 costs 0.01 dB, 256 (half as fast again) gains 0.01
 
@@ -105,8 +106,8 @@ class ComputedTrellis(ColumnQuantizer):
         return symbols.view(*tile_grid(*columns.shape), -1)
 
     def decode_columns(self, symbols: torch.Tensor, scales: Tensors, first: int, width: int) -> torch.Tensor:
-        scale = scales["row_scale"].to(torch.float32)[:, None]
-        return self._values(symbols, len(scale), width) * scale
+        scale = scales["row_scale"]
+        return scaled(self._values(symbols, len(scale), width), scale)
 
     def assemble(
         self, weight: torch.Tensor, symbols: torch.Tensor, scales: Tensors, metric: torch.Tensor | None = None
@@ -120,13 +121,13 @@ class ComputedTrellis(ColumnQuantizer):
         rows, columns = tile_grid(*shape)
         size = rows * columns * tile_bytes(self.quarters)
         values = self._decoded(codes_to_states(checked_codes(codes, size), self.quarters, self.states), *shape)
-        return values * encoded.tensors["row_scale"].to(torch.float32)[:, None]
+        return scaled(values, encoded.tensors["row_scale"])
 
     def codebook(self) -> torch.Tensor | None:
         return None
 
     def with_codebook(self, codebook: torch.Tensor) -> Quantizer:
-        raise ValueError(f"{self.name} reads no codebook, got one of shape {tuple(codebook.shape)}")
+        refuse_codebook(codebook, self.name)
 
     def _values(self, symbols: torch.Tensor, out_features: int, in_features: int) -> torch.Tensor:
         """What paths (rows of tiles, columns of tiles, 256) stand for, (out, in) float32 of variance near one."""

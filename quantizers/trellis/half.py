@@ -27,7 +27,7 @@ from quantizers.trellis.part import (
 )
 from quantizers.trellis.states import PUBLISHED_GAIN, gain, state_table, state_values, table_shape
 from quantizers.trellis.tiles import SIDE, tile_grid
-from quantizers.weights import fitted_scale, half, normalized, rms
+from quantizers.weights import fitted_scale, half, normalized, rms, scaled
 
 
 def first_columns(in_features: int) -> int:
@@ -103,8 +103,8 @@ class HalfTrellis(ColumnQuantizer):
         return torch.cat(found, dim=1)
 
     def decode_columns(self, symbols: torch.Tensor, scales: Tensors, first: int, width: int) -> torch.Tensor:
-        scale = scales["row_scale"].to(torch.float32)[:, None]
-        return self._unit(symbols, self._runs(scales, first, width), len(scale)) * scale
+        scale = scales["row_scale"]
+        return scaled(self._unit(symbols, self._runs(scales, first, width), len(scale)), scale)
 
     def assemble(
         self, weight: torch.Tensor, symbols: torch.Tensor, scales: Tensors, metric: torch.Tensor | None = None
@@ -125,7 +125,7 @@ class HalfTrellis(ColumnQuantizer):
             decode_part(piece, self._values(k), k, rows, width)
             for piece, (k, width) in zip(torch.split(checked_codes(codes, sum(sizes)), sizes), parts, strict=True)
         ]
-        return torch.cat(coded, dim=1) * encoded.tensors["row_scale"].to(torch.float32)[:, None]
+        return scaled(torch.cat(coded, dim=1), encoded.tensors["row_scale"])
 
     def codebook(self) -> torch.Tensor:
         return state_table(self.step_bits + 1, self.state_bits) if self.table is None else self.table

@@ -29,7 +29,7 @@ from quantizers.trellis.part import (
 from quantizers.trellis.states import PUBLISHED_GAIN, gain, state_table, state_values, table_shape
 from quantizers.trellis.tiles import SIDE
 from quantizers.trellis.trained import trained_table
-from quantizers.weights import fitted_scale, half, normalized, rms
+from quantizers.weights import fitted_scale, half, normalized, rms, scaled
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,8 +104,8 @@ class Trellis(ColumnQuantizer):
         return closest_states(source, self._values(), self.step_bits)
 
     def decode_columns(self, symbols: torch.Tensor, scales: Tensors, first: int, width: int) -> torch.Tensor:
-        scale = scales["row_scale"].to(torch.float32)[:, None]
-        return path_values(symbols, self._values(), len(scale), width) * scale
+        scale = scales["row_scale"]
+        return scaled(path_values(symbols, self._values(), len(scale), width), scale)
 
     def assemble(
         self, weight: torch.Tensor, symbols: torch.Tensor, scales: Tensors, metric: torch.Tensor | None = None
@@ -118,7 +118,7 @@ class Trellis(ColumnQuantizer):
     def decode(self, encoded: Encoded) -> torch.Tensor:
         shape = (encoded.out_features, encoded.in_features)
         coded = decode_part(encoded.tensors["codes"], self._values(), self.step_bits, *shape)
-        return coded * encoded.tensors["row_scale"].to(torch.float32)[:, None]
+        return scaled(coded, encoded.tensors["row_scale"])
 
     def codebook(self) -> torch.Tensor:
         if self.table is not None:
