@@ -9,7 +9,7 @@ trellis code wants both the 2^k states that can follow an overlap (equal low L-k
     c(s) = q[(m s) mod 2^L],   m = floor(0.121 2^L) | 1
 
 Equal low bits are every 2^(L-k)-th point of q; equal high bits a run of the sequence m j mod 2^L, which spreads evenly
-as its ratio is far from small fractions. At L = 12 this lowers the distortion of tcq-3, -4 and -5 by 8, 19 and 26 %
+as its ratio is far from small fractions. At L = 12 this lowers the distortion of tcq-3, -4 and -5 by 8, 17 and 28 %
 against the hash, to within 3 % of the published L = 16. The codebook is c, in the order of the states: all rates share
 it."""
 
