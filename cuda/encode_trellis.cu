@@ -13,6 +13,7 @@
 // 2 x 2^L / 64 clocks a weight and SM; 3 KB of back-pointers a weight at 3 bits, a fifth of that time at full bandwidth.
 #include <cuda_runtime.h>
 
+#include "arithmetic.cuh"
 #include "trellis_code.cuh"
 
 struct EncodeParams {
@@ -45,9 +46,6 @@ template <int kBits> struct Word;
 template <> struct Word<8> { using type = uint8_t; };
 template <> struct Word<16> { using type = uint16_t; };
 template <> struct Word<32> { using type = uint32_t; };
-
-// a += b, opaque: otherwise the compiler keeps every multiple of b in a register of its own, and spills.
-__device__ __forceinline__ void add(uint32_t& a, uint32_t b) { asm("add.u32 %0, %0, %1;" : "+r"(a) : "r"(b)); }
 
 // One step: L state bits, K new bits now, N at the next step, T threads.
 template <int L, int K, int N, int T, int Tag>

@@ -62,7 +62,7 @@ def test_shapes_that_the_kernel_does_not_take_are_refused() -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not (torch.cuda.is_available() and has_compiler()), reason="needs a CUDA device and nvcc")
 @pytest.mark.parametrize("quarters", [5, 8, 11, 12, 13, 16, 19, 24])
-@pytest.mark.parametrize("shape", [(16, 32), (48, 576), (576, 1536), (1536, 576), (4096, 4096), (256, 14336)])
+@pytest.mark.parametrize("shape", [(16, 64), (48, 576), (576, 1536), (1536, 576), (4096, 4096), (256, 14336)])
 def test_products_equal_those_of_the_decoded_weight(quarters: int, shape: tuple[int, int]) -> None:
     rows, columns = shape
     quantizer = make_quantizer(f"trellis-{quarters / 4:g}")
@@ -71,7 +71,7 @@ def test_products_equal_those_of_the_decoded_weight(quarters: int, shape: tuple[
     scale = (torch.rand(rows, generator=generator) + 0.5).half()
     tensors = {"codes": codes, "row_scale": scale}
     weight = quantizer.decode(Encoded(out_features=rows, in_features=columns, tensors=tensors)).double()
-    for batch in (1, 3, 4, 8):
+    for batch in (1, 2, 3, 4, 8, 13, 16):
         for dtype in (torch.float16, torch.bfloat16):
             x = torch.randn(batch, columns, generator=generator).to(dtype)
             products = []

@@ -1,4 +1,4 @@
-"""y = x W^T from packed `trellis` codes (`cuda/gemv_trellis.cu`), batch 1 to 8."""
+"""y = x W^T from packed `trellis` codes (`cuda/gemv_trellis.cu`), batch 1 to 16."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from quantizers.kernels.build import check, load
 from quantizers.trellis.computed import CONSTANTS, DEVIATION
 from quantizers.trellis.mixed_stream import tile_bytes
 
-MOST_BATCH = 8
+MOST_BATCH = 16
+MOST_COLUMNS = 33024  # beyond, sums of bytes could leave 32 bits
 
 
 class _Params(ctypes.Structure):
@@ -41,11 +42,14 @@ def multiply(codes: torch.Tensor, row_scale: torch.Tensor, x: torch.Tensor, y: t
 
     The codes are those of the family's own number of state bits.
     codes: (rows / 16 x columns / 16 x 8 quarters,) uint8; row_scale: (rows,) float16; x and y float16 or bfloat16.
-    ValueError on a shape that the kernel does not take: rows a multiple of 16, columns of 32, batch at most 8."""
+    ValueError on a shape that the kernel does not take: rows a multiple of 16, columns of 64."""
     batch, columns = x.shape
     rows = y.shape[1]
-    if rows % 16 or columns % 32 or not 1 <= batch <= MOST_BATCH:
-        raise ValueError(f"rows are a multiple of 16, columns of 32, batch 1 to 8; not {rows}, {columns}, {batch}")
+    if rows % 16 or columns % 64 or columns > MOST_COLUMNS or not 1 <= batch <= MOST_BATCH:
+        raise ValueError(
+            f"rows are a multiple of 16, columns of 64 and at most {MOST_COLUMNS}, batch 1 to {MOST_BATCH}; "
+            f"not {rows}, {columns}, {batch}"
+        )
     if codes.numel() != rows * columns // 256 * tile_bytes(quarters):
         raise ValueError(f"{codes.numel()} bytes of codes are not those of {rows} x {columns} at {quarters / 4:g} bits")
     multiplier, gain = CONSTANTS[quarters]

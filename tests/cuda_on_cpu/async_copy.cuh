@@ -1,0 +1,23 @@
+// What cuda/async_copy.cuh does, in plain C++: copies arrive at the wait for them, or at once with EARLY_COPIES.
+#pragma once
+#include "cuda_runtime.h"
+
+inline void copy16(void* to, const void* from) {
+#ifdef EARLY_COPIES
+  std::memcpy(to, from, 16);
+#else
+  emulated::thread->open.push_back({to, from, 16});
+#endif
+}
+inline void commit_copies() {
+  emulated::thread->groups.push_back(std::move(emulated::thread->open));
+  emulated::thread->open.clear();
+}
+template <int Pending>
+inline void wait_copies() {
+  auto& groups = emulated::thread->groups;
+  for (; groups.size() > Pending; groups.pop_front())
+    for (const auto& copy : groups.front()) std::memcpy(copy.to, copy.from, copy.bytes);
+}
+inline void launch_dependents() {}
+inline void wait_for_previous_kernel() {}

@@ -1,0 +1,67 @@
+"""Kernels of cuda/ as plain C++ (`cuda_on_cpu/`): their logic is tested where no GPU is. Needs g++."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from quantizers.kernels.build import SOURCES
+
+SHIM = Path(__file__).parent / "cuda_on_cpu"
+PROCESSORS = 3  # of the emulated device
+needs_gxx = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++")
+
+
+def plain(source: str) -> str:
+    """CUDA's own syntax written as C++: dynamic shared memory, and launches with three brackets."""
+    source = re.sub(
+        r"extern __shared__ (?:__align__\(\d+\) )?(\w+) (\w+)\[\];",
+        r"\1* \2 = reinterpret_cast<\1*>(emulated::dynamic_shared);",
+        source,
+    )
+    launch = r"(\w+(?:<[\w, ]*>)?)<<<([^,;]*), ([^,;]*), ([^,;]*), [^,;]*>>>(\([^;]*\));"
+    return re.sub(launch, r"emulated::launch(dim3(\2), dim3(\3), \4, [&] { \1\5; });", source)
+
+
+def emulated(name: str, defines: Mapping[str, int], folder: Path, source: str = "") -> ctypes.CDLL:
+    """The library of cuda/NAME.cu, or of a source given, for this CPU, built once in `folder`.
+
+    Shim files take the place of those of their name."""
+    key = hashlib.sha256(repr((name, sorted(defines.items()))).encode()).hexdigest()[:12]
+    target = folder / f"{name}-{key}.so"
+    if not target.exists():
+        sources = folder / "sources"
+        sources.mkdir(exist_ok=True)
+        for path in [*SOURCES.glob("*.cuh"), *SOURCES.glob("*.cu")]:
+            (sources / path.name).write_text(plain(path.read_text()))
+        for path in SHIM.iterdir():
+            (sources / path.name).write_text(path.read_text())
+        if source:
+            (sources / f"{name}.cu").write_text(source)
+        command = ["g++", "-std=c++20", "-O2", "-w", "-shared", "-fPIC", "-x", "c++", f"-I{sources}"]
+        command += [f"-D{macro}={value}" for macro, value in defines.items()]
+        subprocess.run([*command, str(sources / f"{name}.cu"), "-o", str(target)], check=True)
+    return ctypes.CDLL(str(target))
+
+
+@pytest.fixture(scope="session")
+def library_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the libraries of this session lie."""
+    return tmp_path_factory.mktemp("emulated")
+
+
+@pytest.fixture
+def on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's questions about a device, answered for CPU tensors."""
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device=None: SimpleNamespace(cuda_stream=0))
+    properties = SimpleNamespace(multi_processor_count=PROCESSORS)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device=None: properties)
