@@ -4,9 +4,10 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 VENV ?= .venv
 DEMO ?=
+KERNELS ?=
 BIN := $(VENV)/bin
 
-.PHONY: demo test setup check format clean
+.PHONY: demo test setup kernels format clean
 
 demo: $(VENV)/.embedded
 	$(BIN)/python -m experiments.pipeline $(DEMO)
@@ -18,6 +19,9 @@ test: $(VENV)/.embedded $(VENV)/.test
 	$(BIN)/python -m pytest -n 2 --dist loadgroup --durations 10
 
 setup: $(VENV)/.embedded $(VENV)/.test
+
+kernels: $(VENV)/.project
+	$(BIN)/python -m quantizers.kernels.ahead $(KERNELS)
 
 format: $(VENV)/.test
 	$(BIN)/ruff format .

@@ -10,7 +10,8 @@ import torch
 
 from quantizers import make_quantizer
 from quantizers.base import Encoded
-from quantizers.kernels.build import KernelUnavailableError, build, compile_command, compiler, load
+from quantizers.kernels import ahead
+from quantizers.kernels.build import SOURCES, KernelUnavailableError, build, compile_command, compiler, load
 from quantizers.kernels.gemv import multiply
 
 
@@ -49,6 +50,18 @@ def test_without_a_gpu_the_message_says_so(monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.delenv("NVCC", raising=False)
     with pytest.raises(KernelUnavailableError, match="no nvcc"):
         compile_command(Path("a.cu"), Path("a.so"), "90a", {})
+
+
+def test_all_kernels_are_named_ahead_of_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every source of cuda/ is in the list once for each set of defines, and the command builds the list."""
+    chosen = list(ahead.instances())
+    assert {name for name, _ in chosen} == {path.stem for path in SOURCES.glob("*.cu")}
+    assert len({(name, *sorted(defines.items())) for name, defines in chosen}) == len(chosen)
+    built: list[tuple[str, str]] = []
+    monkeypatch.setattr(ahead, "compiler", lambda: "nvcc")
+    monkeypatch.setattr(ahead, "build", lambda name, arch, defines: built.append((name, arch)))
+    ahead.main(["--arch", "80", "--jobs", "1"])
+    assert built == [(name, "80") for name, _ in chosen]
 
 
 def test_shapes_that_the_kernel_does_not_take_are_refused() -> None:

@@ -1,0 +1,53 @@
+"""All kernels built ahead of time: `python -m quantizers.kernels.ahead` (`make kernels`); else each is built on first use.
+
+Needs nvcc and no GPU: the target is named, or that of the GPU at hand. What is built already is left as it is."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+from rich.progress import Progress
+
+from quantizers.kernels.build import KernelUnavailableError, architecture, build, compiler
+from quantizers.trellis.computed import CONSTANTS
+
+log = logging.getLogger(__name__)
+HOPPER = "90a"
+
+
+def instances() -> Iterator[tuple[str, Mapping[str, int]]]:
+    """(source, defines) of every library of cuda/."""
+    yield "read_limit", {}
+    yield "encode_trellis", {}
+    for quarters in CONSTANTS:
+        yield "gemv_trellis", {"QUARTERS": quarters}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Build what is missing, several at a time."""
+    here = architecture(torch.device("cuda", torch.cuda.current_device())) if torch.cuda.is_available() else HOPPER
+    parser = argparse.ArgumentParser(description="build all CUDA kernels ahead of time")
+    parser.add_argument("--arch", default=here, help=f"compute capability of the target, as nvcc writes it ({here})")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="compilers at a time")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level="INFO", format="%(message)s")
+    try:
+        compiler()
+    except KernelUnavailableError as error:
+        raise SystemExit(f"error: {error}") from None
+    chosen, start = list(instances()), time.perf_counter()
+    with Progress(transient=True) as progress, ThreadPoolExecutor(options.jobs) as pool:
+        bar = progress.add_task(f"kernels for sm_{options.arch}", total=len(chosen))
+        for _ in pool.map(lambda instance: build(instance[0], options.arch, instance[1]), chosen):
+            progress.advance(bar)
+    log.info("%d libraries for sm_%s in %.0f s", len(chosen), options.arch, time.perf_counter() - start)
+
+
+if __name__ == "__main__":
+    main()
