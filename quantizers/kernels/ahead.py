@@ -1,4 +1,4 @@
-"""All kernels built ahead of time: `python -m quantizers.kernels.ahead` (`make kernels`); else each is built on first use.
+"""All kernels ahead of time: `python -m quantizers.kernels.ahead` (`make kernels`); else each is built on first use.
 
 Needs nvcc and no GPU: the target is named, or that of the GPU at hand. What is built already is left as it is."""
 
