@@ -6,8 +6,9 @@ from experiments.paper.memory_budgets import MemoryBudgets
 from experiments.paper.normal_float import NormalFloat
 from experiments.paper.perplexity_fit import PerplexityFit
 from experiments.paper.published_plans import PublishedPlans
+from experiments.paper.real_model import RealModel
 from experiments.paper.theory import Theory
 
 __all__ = ["EXPERIMENTS"]
 
-EXPERIMENTS = (PublishedPlans, NormalFloat, MemoryBudgets, LatencyBudgets, Theory, PerplexityFit)
+EXPERIMENTS = (PublishedPlans, NormalFloat, MemoryBudgets, LatencyBudgets, Theory, PerplexityFit, RealModel)

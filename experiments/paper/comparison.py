@@ -25,6 +25,7 @@ UNITS = {
     "tokens_per_second": "tokens/s",
     "speed_up": "times",
     "perplexity": "",
+    "accuracy": "",
     "distortion": "",
     "perplexity_slope": "1",
 }
