@@ -45,7 +45,7 @@ def assets(tmp_path: Path) -> Path:
             for cores in ("False", "True") if name.startswith("ldlq") else ("False",):
                 seconds[f"{letters}_{name}_{cores}"] = torch.rand(1, generator=generator)[0] * 1e-5
     torch.save(seconds, tmp_path / "times.pt")
-    plan = {key: ("tcq_6_none_0.9", "0") for key in sensitivities} | {"1_mlp.down_proj": ("ldlq_1_4_none_1.0", "1")}
+    plan = dict.fromkeys(sensitivities, ("tcq_6_none_0.9", "0")) | {"1_mlp.down_proj": ("ldlq_1_4_none_1.0", "1")}
     torch.save(plan, tmp_path / "plan.pt")
     torch.save([["merge_qkv"], []], tmp_path / "merges.pt")
     return tmp_path
