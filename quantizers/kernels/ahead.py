@@ -15,6 +15,7 @@ import torch
 from rich.progress import Progress
 
 from quantizers.kernels.build import KernelUnavailableError, architecture, build, compiler
+from quantizers.kernels.gemv_table import all_defines
 from quantizers.trellis.computed import CONSTANTS
 
 log = logging.getLogger(__name__)
@@ -27,6 +28,8 @@ def instances() -> Iterator[tuple[str, Mapping[str, int]]]:
     yield "encode_trellis", {}
     for quarters in CONSTANTS:
         yield "gemv_trellis", {"QUARTERS": quarters}
+    for defines in all_defines():
+        yield "gemv_table", defines
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

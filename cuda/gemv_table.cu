@@ -1,0 +1,301 @@
+// y = x W^T from packed codes that stand for two weights each by a table: tcq, half-tcq, vq, nuq; batch 1 to 16.
+//
+// A table entry is two neighbouring weights in half precision, which is just one register of operand A of m16n8k16: a
+// pair of weights costs its extraction from the stream, its index and one lookup (table_lookup.cuh), with sums in
+// float32. x is float16 or bfloat16; for the latter the table is rounded to bfloat16 (relative error 2^-9 at most,
+// that of x).
+//
+// Layout (table_codes.cuh): strips of 16 rows; an item is 8 or 16 tiles of a strip, copied by a warp to its ring in
+// shared memory. A block owns some strips and each warp an equal part of their items, across strips; first copies and
+// the table are fetched before the kernel that makes x is waited for. The columns are walked in passes
+// (table_work.cuh): parts of two rates (half-tcq), and windows of x where a batch of it does not fit in shared
+// memory. In a pass a warp writes its sums of a strip to a place of their own, warp + strip, and the places of a
+// strip are added in their order: every run gives the same bits.
+//
+// Bound: at 2 to 4 bits the integer instructions, 3 to 6 for two weights.
+#include <cuda_runtime.h>
+
+#include <type_traits>
+
+#include "async_copy.cuh"
+#include "half_products.cuh"
+#include "table_family.cuh"
+#include "table_work.cuh"
+
+struct TableParams {
+  const uint8_t* codes[2];  // of the two parts of the columns; one part: the second is empty
+  const __half* codebook;   // (entries, 2), or (levels) where `scalar`
+  const __half* row_scale;  // (rows)
+  const void* x;            // (batch, columns)
+  void* y;                  // (batch, rows)
+  float unit[2];            // what an entry of 1 stands for, in each part
+  int rows, columns, batch;
+  int first_columns;        // columns of the first part
+  int scalar;
+};
+
+using namespace table;
+
+namespace {
+
+#ifndef WARPS
+#define WARPS 16
+#endif
+#ifndef STAGES
+#define STAGES 3
+#endif
+constexpr int kWarps = WARPS, kThreads = kWarps * 32, kStages = STAGES;
+constexpr int kSlot = largest(First::kSlot, Second::kSlot), kRing = kWarps * kStages * kSlot;
+constexpr int kMostShared = 232448, kWindow = 256;  // windows of x are multiples of it
+constexpr bool kTwoParts = !std::is_same_v<First, Second>;
+static_assert(Table::kBytes % 16 == 0 && kSlot % 16 == 0 && Table::kBytes + kRing < kMostShared);
+
+template <class T> __device__ T as(float v);
+template <> __device__ __half as(float v) { return __float2half_rn(v); }
+template <> __device__ __nv_bfloat16 as(float v) { return __float2bfloat16_rn(v); }
+__device__ __forceinline__ uint16_t bits_of(__half v) { return reinterpret_cast<const uint16_t&>(v); }
+__device__ __forceinline__ uint16_t bits_of(__nv_bfloat16 v) { return reinterpret_cast<const uint16_t&>(v); }
+
+// Two neighbouring entries' numbers as one word of T.
+template <class T> __device__ __forceinline__ uint32_t pair_of(__half low, __half high) {
+  return bits_of(as<T>(__half2float(low))) | static_cast<uint32_t>(bits_of(as<T>(__half2float(high)))) << 16;
+}
+
+template <class T> __device__ __forceinline__ void fill(uint8_t* entries, const __half* codebook, bool scalar) {
+  constexpr int half_bits = log2_of(Table::kCount) / 2, pieces = Table::kBytes / 16;
+  uint4* to = reinterpret_cast<uint4*>(entries);
+#pragma unroll 8
+  for (int i = threadIdx.x; i < pieces; i += kThreads) {
+    uint32_t words[4];
+#pragma unroll
+    for (int c = 0; c < (Table::kCopies >= 4 ? 1 : 4); ++c) {
+      const int entry = (4 * i + c) / Table::kCopies;
+      const int low = !scalar ? 2 * entry : LEVELS ? entry : entry & ((1 << half_bits) - 1);
+      const int high = !scalar ? 2 * entry + 1 : LEVELS ? entry : entry >> half_bits;
+      words[c] = pair_of<T>(codebook[low], codebook[high]);
+    }
+    if constexpr (Table::kCopies >= 4) words[1] = words[2] = words[3] = words[0];
+    to[i] = make_uint4(words[0], words[1], words[2], words[3]);
+  }
+}
+
+template <class T, int Groups>
+__global__ void __launch_bounds__(kThreads, Groups == 1 && kWarps <= 16 ? 2 : 1)
+    gemv(const __grid_constant__ TableParams p, int each, int larger, int window) {
+  extern __shared__ __align__(128) uint8_t shared[];
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, q = lane % 4;
+  const int block = blockIdx.x, own = each + (block < larger), first_strip = block * each + min(block, larger);
+  const int pitch = 2 * window + 16;  // bytes of a row of x: lanes of neighbouring rows read other banks
+  uint8_t* ring = shared + Table::kBytes + warp * kStages * kSlot;
+  uint8_t* x = shared + Table::kBytes + kRing;
+  float* places = reinterpret_cast<float*>(x + p.batch * pitch);  // (own + warps - 1, 16, batch)
+  float* sums = places + (own + kWarps - 1) * 16 * p.batch;      // (own, 16, batch)
+
+  const Table entries(shared, lane);
+  auto pass_from = [&](int column) { return Pass(column, kTwoParts ? p.first_columns : p.columns, p.columns, window); };
+  auto matrix = [&](int part) {
+    return Matrix{p.codes[part], kTwoParts ? part ? p.columns - p.first_columns : p.first_columns : p.columns};
+  };
+  // The first copies of a pass; `run` goes on where this stops.
+  auto start = [&](auto codes, const Pass& pass) {
+    using Codes = decltype(codes);
+    Items<Codes, kWarps> items(pass, own, warp);
+    const int before = (pass.begin - pass.part * p.first_columns) / 16;
+#pragma unroll 1
+    for (int s = 0; s < kStages - 1; ++s, items.step()) {
+      if (items.begin < items.end)
+        codes.issue(ring + s * kSlot, matrix(pass.part), first_strip + items.strip,
+                    before + items.piece * Codes::kItemTiles, items.tiles(pass), lane);
+      commit_copies();
+    }
+  };
+  auto run = [&](auto codes, const Pass& pass) {
+    using Codes = decltype(codes);
+    Items<Codes, kWarps> items(pass, own, warp), ahead = items;
+#pragma unroll 1
+    for (int s = 0; s < kStages - 1; ++s) ahead.step();
+    const int before = (pass.begin - pass.part * p.first_columns) / 16;
+    const uint8_t* lane_x[Groups];
+#pragma unroll
+    for (int group = 0; group < Groups; ++group)
+      lane_x[group] = x + min(group * 8 + lane / 4, p.batch - 1) * pitch + (pass.begin % window + 16 * q) * 2;
+    float acc[Groups][2][4] = {};
+    int slot = 0, next = kStages - 1;
+    while (items.begin < items.end) {
+      wait_copies<kStages - 2>();
+      __syncwarp();
+      if (ahead.begin < ahead.end)
+        codes.issue(ring + next * kSlot, matrix(pass.part), first_strip + ahead.strip,
+                    before + ahead.piece * Codes::kItemTiles, ahead.tiles(pass), lane);
+      commit_copies();
+      ahead.step();
+      const uint8_t* unit = ring + slot * kSlot;
+      const int offset = items.piece * Codes::kItemTiles * 32, tiles = items.tiles(pass);
+      auto multiply = [&](int tile, bool whole) {
+        uint32_t words[Codes::kWords + 1], operand[Groups][8];
+        codes.read(unit, reinterpret_cast<uint32_t(&)[Codes::kWords]>(words));
+        words[Codes::kWords] = 0;
+#pragma unroll
+        for (int group = 0; group < Groups; ++group)
+#pragma unroll
+          for (int i = 0; i < 2; ++i) {
+            uint4 v = *reinterpret_cast<const uint4*>(lane_x[group] + offset + tile * 32 + 16 * i);
+            if (!whole && tile + q >= tiles) v = make_uint4(0, 0, 0, 0);
+            operand[group][4 * i] = v.x, operand[group][4 * i + 1] = v.y;
+            operand[group][4 * i + 2] = v.z, operand[group][4 * i + 3] = v.w;
+          }
+        auto product = [&](auto number) {
+          constexpr int m = decltype(number)::value;
+          auto weights = [&](auto row, auto code) {
+            constexpr int at = Codes::word_at(decltype(row)::value, decltype(code)::value);
+            return entries.template operand<at % 32>(words[at / 32], words[at / 32 + 1]);
+          };
+          using I0 = std::integral_constant<int, 0>;
+          using I1 = std::integral_constant<int, 1>;
+          using Even = std::integral_constant<int, 2 * m>;
+          using Odd = std::integral_constant<int, 2 * m + 1>;
+          const uint32_t a[4] = {weights(I0{}, Even{}), weights(I1{}, Even{}), weights(I0{}, Odd{}), weights(I1{}, Odd{})};
+#pragma unroll
+          for (int group = 0; group < Groups; ++group)
+            mma_half<T>(acc[group][m % 2], a, operand[group][2 * m], operand[group][2 * m + 1]);
+        };
+        product(std::integral_constant<int, 0>{}), product(std::integral_constant<int, 1>{});
+        product(std::integral_constant<int, 2>{}), product(std::integral_constant<int, 3>{});
+      };
+      int tile = 0;
+#pragma unroll 1
+      for (; tile + 4 <= tiles; tile += 4, unit += Codes::kUnit) multiply(tile, true);
+      if constexpr (Codes::kPartial && kTwoParts) {
+        if (tile < tiles) multiply(tile, false);
+      }
+      const int strip = items.strip;
+      items.step();
+      if (items.piece == 0 || items.begin == items.end) {
+        float* place = places + (warp + strip) * 16 * p.batch;
+#pragma unroll
+        for (int group = 0; group < Groups; ++group)
+#pragma unroll
+          for (int i = 0; i < 4; ++i) {
+            const int b = group * 8 + 2 * q + i % 2;
+            if (b < p.batch) place[Codes::row(lane, i / 2) * p.batch + b] = acc[group][0][i] + acc[group][1][i];
+            acc[group][0][i] = acc[group][1][i] = 0;
+          }
+      }
+      slot = slot + 1 == kStages ? 0 : slot + 1, next = next + 1 == kStages ? 0 : next + 1;
+    }
+  };
+  auto reduce = [&](const Pass& pass, int pieces) {
+    const int all = own * pieces, of_strip = 16 * p.batch;
+    for (int i = threadIdx.x; i < own * of_strip; i += kThreads) {
+      const int strip = i / of_strip, last = warp_of<kWarps>((strip + 1) * pieces - 1, all);
+      float sum = 0;
+      for (int w = warp_of<kWarps>(strip * pieces, all); w <= last; ++w)
+        if (all * w / kWarps < all * (w + 1) / kWarps) sum += places[w * of_strip + i];
+      sum *= p.unit[pass.part];
+      if (pass.begin) sum += sums[i];
+      if (pass.end < p.columns) {
+        sums[i] = sum;
+      } else {
+        const int b = i % p.batch, row = first_strip * 16 + i / p.batch;
+        static_cast<T*>(p.y)[static_cast<int64_t>(b) * p.rows + row] = as<T>(sum * __half2float(p.row_scale[row]));
+      }
+    }
+  };
+  // Both parts' codes: a lane's places in a unit differ.
+  auto with_codes = [&](const Pass& pass, auto work) {
+    if constexpr (kTwoParts) {
+      if (pass.part) return work(Second(lane, matrix(1)));
+    }
+    work(First(lane, matrix(0)));
+  };
+
+  launch_dependents();
+  const Pass at_first = pass_from(0);
+  with_codes(at_first, [&](auto codes) { start(codes, at_first); });
+  fill<T>(shared, p.codebook, p.scalar);
+  wait_for_previous_kernel();
+  for (int column = 0; column < p.columns;) {
+    const Pass pass = pass_from(column);
+    if (column % window == 0) {
+      const int width = min(window, p.columns - column) / 8;
+      for (int b = 0; b < p.batch; ++b) {
+        const T* row = static_cast<const T*>(p.x) + static_cast<int64_t>(b) * p.columns + column;
+        const uint4* from = reinterpret_cast<const uint4*>(row);
+        for (int i = threadIdx.x; i < width; i += kThreads) *reinterpret_cast<uint4*>(x + b * pitch + 16 * i) = from[i];
+      }
+    }
+    __syncthreads();
+    with_codes(pass, [&](auto codes) { run(codes, pass); });
+    column = pass.end;
+    if (column < p.columns) {
+      const Pass after = pass_from(column);
+      __syncwarp();  // all lanes have read the ring
+      with_codes(after, [&](auto codes) { start(codes, after); });
+    }
+    __syncthreads();
+    with_codes(pass, [&](auto codes) { reduce(pass, Items<decltype(codes), kWarps>(pass, own, warp).pieces); });
+  }
+}
+
+struct Plan {
+  int batch, window, bytes;
+};
+
+// As much of the batch at once as leaves room for a window of 1024 columns of x, or all of them.
+Plan plan(const TableParams& p, int own) {
+  for (int batch = min(p.batch, 16);; batch = (batch + 1) / 2) {
+    const int fixed = Table::kBytes + kRing + (2 * own + kWarps - 1) * 16 * batch * 4;
+    const int most = (kMostShared - fixed) / batch / 2 - 8;
+    int window = p.columns;
+    if (most < p.columns) {
+      const int whole = most / kWindow * kWindow;
+      if (whole < 1024 && batch > 1) continue;
+      if (whole <= 0) return {0, 0, 0};
+      const int windows = (p.columns + whole - 1) / whole;
+      window = ((p.columns + windows - 1) / windows + kWindow - 1) / kWindow * kWindow;
+    }
+    return {batch, window, fixed + batch * (2 * window + 16)};
+  }
+}
+
+template <class T, int Groups>
+int launch(const TableParams& p, const Plan& plan, int blocks, cudaStream_t stream) {
+  const auto kernel = gemv<T, Groups>;
+  if (cudaError_t e = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, plan.bytes)) return e;
+  cudaLaunchAttribute overlap{};
+  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  overlap.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(blocks);
+  config.blockDim = dim3(kThreads);
+  config.dynamicSmemBytes = plan.bytes;
+  config.stream = stream;
+  config.attrs = &overlap;
+  config.numAttrs = 1;
+  const int strips = p.rows / 16;
+  return cudaLaunchKernelEx(&config, kernel, p, strips / blocks, strips % blocks, plan.window);
+}
+
+template <class T>
+int multiply(TableParams p, int processors, cudaStream_t stream) {
+  const int strips = p.rows / 16, blocks = min(strips, processors), batch = p.batch;
+  for (int done = 0; done < batch;) {
+    p.batch = batch - done;
+    const Plan now = plan(p, (strips + blocks - 1) / blocks);
+    if (!now.batch) return cudaErrorInvalidValue;
+    p.batch = now.batch;
+    const auto launcher = now.batch > 8 ? launch<T, 2> : launch<T, 1>;
+    if (const int status = launcher(p, now, blocks, stream)) return status;
+    done += p.batch;
+    p.x = static_cast<const T*>(p.x) + static_cast<int64_t>(p.batch) * p.columns;
+    p.y = static_cast<T*>(p.y) + static_cast<int64_t>(p.batch) * p.rows;
+  }
+  return 0;
+}
+
+}  // namespace
+
+// rows: a multiple of 16; columns: of 64. Returns a cudaError_t.
+extern "C" int gemv_table(const TableParams* p, int bfloat16, int processors, cudaStream_t stream) {
+  return bfloat16 ? multiply<__nv_bfloat16>(*p, processors, stream) : multiply<__half>(*p, processors, stream);
+}

@@ -1,0 +1,174 @@
+// Where the codes of two neighbouring weights are, for one lane of a warp: streams of tiles (tcq) and rows of codes
+// (vq, nuq).
+//
+// A unit is 16 rows x 64 columns, four products of 16 x 16 x 8. Which column of a product a lane's weights stand for
+// is free as long as x agrees: lane (g, q) = (lane / 4, lane % 4) has the columns 16 q .. 16 q + 15 of the unit in
+// two rows, that is 16 codes that lie next to each other, and 32 bytes of each x. Product m takes codes 2 m and 2 m +
+// 1 of both rows.
+//
+// A class of codes gives: where the unit's bytes lie in a ring slot (kItemTiles tiles of 16 columns, copied by
+// `issue`), the aligned words that a lane reads, and the place of each code in them, known at compile time:
+//   word_at(row i, code j) / 32 is the word, % 32 the bit.
+#pragma once
+#include <cstdint>
+
+#include "async_copy.cuh"
+
+namespace table {
+
+constexpr int largest(int a, int b) { return a > b ? a : b; }
+constexpr int words_of(int bits) { return (bits + 31) / 32; }
+
+// The codes of a matrix, or of those of its columns that have one rate.
+struct Matrix {
+  const uint8_t* codes;
+  int columns;
+};
+
+// The words of a lane's window that starts at bit `shift` of raw[0], moved to bit 0.
+template <int Raw, int Words>
+__device__ __forceinline__ void align(const uint32_t (&raw)[Raw], uint32_t shift, uint32_t* window) {
+#pragma unroll
+  for (int i = 0; i < Words; ++i) window[i] = __funnelshift_r(raw[i], i + 1 < Raw ? raw[i + 1 < Raw ? i + 1 : i] : 0, shift);
+}
+
+template <int Words>
+__device__ __forceinline__ void read_words(const uint8_t* from, uint32_t* to) {  // aligned to 4 Words where that is 8 or 16
+  if constexpr (Words % 4 == 0) {
+#pragma unroll
+    for (int i = 0; i < Words; i += 4) {
+      const uint4 v = *reinterpret_cast<const uint4*>(from + 4 * i);
+      to[i] = v.x, to[i + 1] = v.y, to[i + 2] = v.z, to[i + 3] = v.w;
+    }
+  } else if constexpr (Words == 2) {
+    const uint2 v = *reinterpret_cast<const uint2*>(from);
+    to[0] = v.x, to[1] = v.y;
+  } else {
+#pragma unroll
+    for (int i = 0; i < Words; ++i) to[i] = *reinterpret_cast<const uint32_t*>(from + 4 * i);
+  }
+}
+
+// K: new bits a step, L: state bits. A tile is 128 steps and 16 K bytes; lane (g, q) has rows 2 g, 2 g + 1 of tile q
+// of the unit: steps 16 g .. 16 g + 15, whose states begin at the cyclic bit 16 K g + K - L. For even K all lanes'
+// windows begin at the same bit of a word.
+template <int K, int L>
+struct TileCodes {
+  static constexpr int kStateBits = L, kTile = 16 * K;
+  static constexpr int kItemTiles = K <= 4 ? 16 : 8;
+  // Room between tiles of the ring so that lanes with the same g read other banks (counted for every K).
+  static constexpr int kGap = K % 4 ? 0 : 32;
+  static constexpr int place(int tile) { return tile * kTile + (K == 8 ? tile : tile / 2) * kGap; }
+  static constexpr int kUnit = place(4), kSlot = kItemTiles / 4 * kUnit;
+  static constexpr bool kPartial = true;  // a unit may have two tiles only
+
+  static constexpr int kFirst = K - L;  // bit of the first state of lane 0, 0 or less
+  static constexpr bool kEven = K % 2 == 0;
+  static constexpr int kShift = (kFirst + 32) % 32;  // of lanes with even g; with odd K others begin 16 bits on
+  static constexpr int kSpan = 15 * K + L;
+  static constexpr int kMostShift = kEven ? kShift : largest(kShift, (kShift + 16) % 32);
+  static constexpr int kRaw = words_of(kMostShift + kSpan), kWords = kEven ? kRaw : words_of(kSpan);
+  static constexpr int word_at(int row, int code) { return (kEven ? kShift : 0) + K * (8 * row + code); }
+  __device__ static int row(int lane, int i) { return lane / 4 * 2 + i; }
+  static_assert(kFirst <= 0 && kFirst > -32);
+
+  int first, rest;  // bytes of the unit: the word that the window begins in, and the word after it
+  uint32_t shift;
+
+  __device__ TileCodes(int lane, const Matrix&) {
+    const int g = lane / 4, bit = 16 * K * g + kFirst, tile = place(lane % 4);
+    const int word = bit < 0 ? -1 : bit / 32;
+    first = tile + (word < 0 ? kTile - 4 : 4 * word), rest = tile + 4 * word + 4;
+    shift = bit & 31;
+  }
+
+  __device__ __forceinline__ void read(const uint8_t* unit, uint32_t (&window)[kWords]) const {
+    uint32_t raw[kRaw];
+    raw[0] = *reinterpret_cast<const uint32_t*>(unit + first);
+    if constexpr (kEven && kFirst < 0 && K % 4 == 0) {
+      read_words<kRaw - 1>(unit + rest, raw + 1);
+    } else {
+#pragma unroll
+      for (int i = 1; i < kRaw; ++i) raw[i] = *reinterpret_cast<const uint32_t*>(unit + rest + 4 * (i - 1));
+    }
+    if constexpr (kEven) {
+#pragma unroll
+      for (int i = 0; i < kRaw; ++i) window[i] = raw[i];
+    } else {
+      align<kRaw, kWords>(raw, shift, window);
+    }
+  }
+
+  // Copies `tiles` tiles of a strip, from tile `tile` on.
+  __device__ __forceinline__ void issue(uint8_t* slot, const Matrix& matrix, int strip, int tile, int tiles,
+                                        int lane) const {
+    const uint8_t* from = matrix.codes + (static_cast<int64_t>(strip) * (matrix.columns / 16) + tile) * kTile;
+#pragma unroll
+    for (int i = lane; i < kItemTiles * K; i += 32)
+      if (i < tiles * K) copy16(slot + place(i / K) + i % K * 16, from + i * 16);
+  }
+};
+
+// B: bits of the code of two weights. A row is columns B / 16 bytes without gaps, so that rows begin at multiples of
+// 4 bytes: copies begin at the multiple of 16 before, and lanes know by how much. Lane (g, q) has rows g, g + 8 of a
+// unit and the bits 8 B q .. of it.
+template <int B>
+struct RowCodes {
+  static constexpr int kItemTiles = B >= 8 && B % 2 == 0 ? 8 : 16;
+  static constexpr int kUnit = 4 * B;                 // bytes of a row
+  static constexpr bool kWhole = B % 4 == 0;          // rows begin at multiples of 16 bytes, lanes' windows at words
+  static constexpr int kPieces = kItemTiles * B / 16 + !kWhole;
+  // Pieces from row to row in the ring: lanes with the same q then read other banks.
+  static constexpr int kSpread = B == 16 ? 4 : B >= 8 ? 2 : 1;
+  static constexpr int kRow = 16 * ((kPieces + kSpread - 1) / (2 * kSpread) * (2 * kSpread) + kSpread);
+  static constexpr int kSlot = 16 * kRow;
+  static constexpr bool kPartial = false;
+  static constexpr int kMostShift = kWhole ? 0 : B % 2 ? 24 : 16;
+  static constexpr int kRaw = words_of(kMostShift + 8 * B), kRowWords = words_of(8 * B), kWords = 2 * kRowWords;
+  static constexpr int word_at(int row, int code) { return 32 * kRowWords * row + B * code; }
+  __device__ static int row(int lane, int i) { return lane / 4 + 8 * i; }
+  static_assert(kRow >= 16 * kPieces && kItemTiles * B % 16 == 0);
+
+  int at[2];
+  uint32_t shift;
+
+  __device__ static int late(int row, const Matrix& matrix) { return kWhole ? 0 : row * (matrix.columns / 16 * B) & 15; }
+
+  __device__ RowCodes(int lane, const Matrix& matrix) {
+    const int q = lane % 4;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) at[i] = row(lane, i) * kRow + late(row(lane, i), matrix) + B * q / 4 * 4;
+    shift = 8 * (B * q % 4);
+  }
+
+  __device__ __forceinline__ void read(const uint8_t* unit, uint32_t (&window)[kWords]) const {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      uint32_t raw[kRaw];
+      if constexpr (kWhole) {
+        read_words<kRaw>(unit + at[i], window + i * kRowWords);
+      } else {
+#pragma unroll
+        for (int w = 0; w < kRaw; ++w) raw[w] = *reinterpret_cast<const uint32_t*>(unit + at[i] + 4 * w);
+        align<kRaw, kRowWords>(raw, shift, window + i * kRowWords);
+      }
+    }
+  }
+
+  __device__ __forceinline__ void issue(uint8_t* slot, const Matrix& matrix, int strip, int tile, int tiles,
+                                        int lane) const {
+    constexpr int across = kPieces >= 8 ? 8 : kPieces >= 4 ? 4 : 2;  // lanes that copy neighbouring pieces of a row
+    const int bytes = matrix.columns / 16 * B, piece = lane % across;
+#pragma unroll
+    for (int i = 0; i < 16; i += 32 / across) {
+      const int row = i + lane / across, behind = late(row, matrix);
+      const uint8_t* from = matrix.codes + (static_cast<int64_t>(strip) * 16 + row) * bytes + tile * B - behind;
+      uint8_t* to = slot + row * kRow;
+#pragma unroll
+      for (int c = 0; c < kPieces; c += across)
+        if (const int i = c + piece; i * 16 < tiles * B + behind && i < kPieces) copy16(to + i * 16, from + i * 16);
+    }
+  }
+};
+
+}  // namespace table

@@ -1,0 +1,158 @@
+"""Products by table (`cuda/gemv_table.cu`) equal those of decoded weights in float64: by emulation, and on a GPU."""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from emulated_kernels import PROCESSORS, emulated, library_folder, needs_gxx, on_cpu
+
+from quantizers import make_quantizer
+from quantizers.base import Encoded, Quantizer
+from quantizers.kernels import gemv_table
+from quantizers.kernels.build import KernelUnavailableError, build, compiler
+from quantizers.kernels.gemv_table import all_defines, instance, multiply
+
+__all__ = ["library_folder", "on_cpu"]
+ORDERS = [{}, {"EARLY_COPIES": 1}, {"BACKWARDS": 1}]
+TRELLIS = [f"tcq-{rate}" for rate in ("1.5", "2", "2.5", "3", "3.5", "4", "4.5", "5")]
+HALVES = [f"half-tcq-{rate}" for rate in ("1.75", "2.25", "3.25", "4.25", "4.75")]
+VECTORS = [f"vq-{bits / 2:g}" for bits in range(3, 13)]
+SCALARS = [f"nuq-{bits}" for bits in range(2, 9)]
+
+
+def has_compiler() -> bool:
+    try:
+        compiler()
+    except KernelUnavailableError:
+        return False
+    return True
+
+
+@cache
+def with_random_table(name: str, state_bits: int) -> Quantizer:
+    """The quantizer with a codebook of random numbers, which is there at once and differs in every entry."""
+    quantizer = make_quantizer(name, state_bits)
+    shape = instance(quantizer).codebook_shape
+    table = torch.randn(shape, generator=torch.Generator().manual_seed(len(shape) + shape[0]))
+    return quantizer.with_codebook(table[table.view(shape[0], -1)[:, 0].argsort()].half())
+
+
+def check_products(
+    name: str,
+    state_bits: int,
+    shape: tuple[int, int],
+    batches: tuple[int, ...],
+    dtypes: tuple[torch.dtype, ...],
+    device: str,
+) -> None:
+    """Random codes and activations, poisoned outputs, two runs."""
+    rows, columns = shape
+    quantizer = with_random_table(name, state_bits)
+    generator = torch.Generator().manual_seed(rows + columns)
+    size = quantizer.storage_bytes(rows, columns) - 2 * rows
+    codes = torch.randint(0, 256, (size,), dtype=torch.uint8, generator=generator)
+    scale = (torch.rand(rows, generator=generator) + 0.5).half()
+    encoded = Encoded(out_features=rows, in_features=columns, tensors={"codes": codes, "row_scale": scale})
+    table = quantizer.codebook()
+    assert table is not None
+    for dtype in dtypes:
+        rounded = quantizer.with_codebook(table.to(dtype).half())
+        weight = rounded.decode(encoded).double()
+        for batch in batches:
+            x = torch.randn(batch, columns, generator=generator).to(dtype)
+            products = []
+            for _ in range(2):
+                y = torch.full((batch, rows), torch.nan, dtype=dtype, device=device)
+                multiply(quantizer, table.to(device), codes.to(device), scale.to(device), x.to(device), y)
+                products.append(y.cpu().double())
+            assert torch.equal(*products), "sums have one order: every run is the same"
+            wanted = x.double() @ weight.T
+            error = ((products[0] - wanted).norm() / wanted.norm()).item()
+            assert error < (4e-4 if dtype == torch.float16 else 3e-3)  # rounding of the output
+
+
+@needs_gxx
+@pytest.mark.usefixtures("on_cpu")
+@pytest.mark.parametrize(
+    ("name", "state_bits", "order"),
+    [
+        ("tcq-1.5", 16, 0),
+        ("tcq-2.5", 12, 0),
+        ("tcq-3", 16, 2),
+        ("tcq-4.5", 16, 0),
+        ("half-tcq-3.25", 16, 1),
+        ("half-tcq-4.25", 12, 2),
+        ("vq-1.5", 16, 0),
+        ("vq-2", 16, 2),
+        ("nuq-3", 16, 1),
+        ("nuq-6", 16, 0),
+    ],
+)
+def test_products_on_this_cpu(
+    name: str, state_bits: int, order: int, library_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    defines = instance(make_quantizer(name, state_bits)).defines
+    library = emulated("gemv_table", {**defines, **ORDERS[order]}, library_folder)
+    monkeypatch.setattr(gemv_table, "load", lambda name, device, defines: library)
+    monkeypatch.setattr(gemv_table, "processors", lambda index: PROCESSORS)
+    check_products(name, state_bits, (16, 64), (9,), (torch.float16,), "cpu")
+    check_products(name, state_bits, (80, 320), (3,), (torch.float16,), "cpu")
+    check_products(name, state_bits, (48, 576), (1,), (torch.bfloat16,), "cpu")
+
+
+@pytest.mark.skipif(not has_compiler(), reason="no nvcc")
+@pytest.mark.parametrize("name", ["tcq-3", "half-tcq-3.25", "vq-2", "nuq-6"])
+def test_every_template_compiles(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BITPALETTE_CACHE", str(tmp_path))
+    path = build("gemv_table", "90a", instance(make_quantizer(name)).defines)
+    assert hasattr(ctypes.CDLL(str(path)), "gemv_table")
+
+
+def test_every_member_of_the_families_has_a_library() -> None:
+    listed = list(all_defines())
+    for name in (*TRELLIS, *HALVES, *VECTORS, *SCALARS, "published-tcq-3", "trained-tcq-3", "published-half-tcq-3.25"):
+        assert instance(make_quantizer(name)).defines in listed
+    assert len({tuple(sorted(defines.items())) for defines in listed}) == len(listed)
+
+
+def test_what_the_kernel_does_not_take_is_refused() -> None:
+    quantizer = with_random_table("tcq-3", 16)
+    table = quantizer.codebook()
+    assert table is not None
+    half, codes = torch.float16, torch.zeros(384, dtype=torch.uint8)
+
+    def tried(
+        rows: int = 16, columns: int = 64, batch: int = 1, codes: torch.Tensor = codes, table: torch.Tensor = table
+    ) -> None:
+        x, y = torch.zeros(batch, columns, dtype=half), torch.zeros(batch, rows, dtype=half)
+        multiply(quantizer, table, codes, torch.zeros(rows, dtype=half), x, y)
+
+    for wrong in ({"rows": 24}, {"columns": 96}, {"batch": 17}, {"batch": 0}):
+        with pytest.raises(ValueError, match="rows are a multiple of 16, columns of 64"):
+            tried(**wrong)
+    with pytest.raises(ValueError, match="383 bytes of codes are not the 384 of tcq-3"):
+        tried(codes=codes[1:])
+    with pytest.raises(ValueError, match=r"float16 of shape \(512, 2\)"):
+        tried(table=table[1:])
+    with pytest.raises(ValueError, match="multiples of 16 bytes"):
+        tried(codes=torch.zeros(385, dtype=torch.uint8)[1:])
+    with pytest.raises(ValueError, match="int-4 is not multiplied by table"):
+        instance(make_quantizer("int-4"))
+    with pytest.raises(KernelUnavailableError, match="run on a CUDA device, not on cpu"):
+        tried()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not (torch.cuda.is_available() and has_compiler()), reason="needs a CUDA device and nvcc")
+@pytest.mark.parametrize("shape", [(16, 64), (576, 576), (576, 1536), (4096, 4096), (256, 14336)])
+@pytest.mark.parametrize(
+    ("name", "state_bits"),
+    [(name, 16) for name in (*TRELLIS, *HALVES, *VECTORS, *SCALARS)]
+    + [(name, 12) for name in ("tcq-1.5", "tcq-2", "tcq-3", "tcq-5", "half-tcq-2.25", "half-tcq-4.25")],
+)
+def test_products_on_a_gpu(name: str, state_bits: int, shape: tuple[int, int]) -> None:
+    check_products(name, state_bits, shape, (1, 3, 8, 16), (torch.float16, torch.bfloat16), "cuda")
