@@ -1,15 +1,15 @@
-r"""A linear layer that holds its codes and nothing else: y = decode(codes) (R x) + bias, decoded anew at every call.
+r"""A linear layer that holds its codes and nothing else: y = decode(codes) (R x) + bias.
 
-W x = (W R')(R x), so that the weight stays in the rotated basis and only the input is rotated.
-This is the reference that runs everywhere, in plain torch; its cost is one decoding per call."""
+W x = (W R')(R x), so that the weight stays in the rotated basis and only the input is rotated. The product is made from
+the codes by `quantizers.kernels.operators`: by a kernel where there is one, else by decoding anew at every call."""
 
 from __future__ import annotations
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from quantizers.base import Encoded, Quantizer
+from quantizers.kernels.operators import product
 from quantizers.rotation import Rotation
 
 
@@ -48,9 +48,9 @@ class QuantizedLinear(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x (..., in) -> (..., out) in the dtype of x; the rotation works in float32."""
         rotated = x if self.rotation is None else self.rotation.rotate_input(x).to(x.dtype)
-        weight = self.quantizer.decode(self.encoded).to(x.dtype)
-        bias = None if self.bias is None else self.bias.to(x.dtype)
-        return functional.linear(rotated, weight, bias)
+        y = product(rotated.reshape(-1, self.in_features), self.encoded, self.quantizer)
+        y = y.view(*x.shape[:-1], self.out_features)
+        return y if self.bias is None else y + self.bias.to(x.dtype)
 
     def dense_weight(self) -> torch.Tensor:
         """(out, in) float32, un-rotated."""

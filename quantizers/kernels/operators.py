@@ -1,0 +1,120 @@
+"""`torch.ops.bitpalette.product`: y = x W^T from packed codes, one operator for every quantizer and device.
+
+On a CUDA device with nvcc a kernel of cuda/ makes the product where there is one for the quantizer, the shape and the
+batch; everywhere else the weight is decoded by plain torch, which is the reference. Being an operator of
+`torch.library` it stands in graphs of torch.compile, and allocates nothing but its result: CUDA graphs hold it once a
+first call has built the kernel."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from quantizers import make_quantizer
+from quantizers.base import Encoded, Quantizer
+from quantizers.kernels.build import KernelUnavailableError, compiler
+from quantizers.kernels.gemv import MOST_BATCH, MOST_COLUMNS, multiply
+from quantizers.trellis.computed import native_state_bits
+from quantizers.trellis.computed_trellis import ComputedTrellis
+
+log = logging.getLogger(__name__)
+KERNEL_DTYPES = (torch.float16, torch.bfloat16)
+
+
+def product(x: torch.Tensor, encoded: Encoded, quantizer: Quantizer) -> torch.Tensor:
+    """x (batch, in), rotated where the quantizer is -> (batch, out) in the dtype of x."""
+    keys, tensors = zip(*encoded.tensors.items(), strict=True)
+    state_bits = int(quantizer.settings().get("state_bits", 0))
+    result: torch.Tensor = torch.ops.bitpalette.product(
+        x, list(tensors), ",".join(keys), quantizer.name, state_bits, encoded.out_features, quantizer.codebook()
+    )
+    return result
+
+
+@torch.library.custom_op("bitpalette::product", mutates_args=())
+def _product(
+    x: torch.Tensor, tensors: list[torch.Tensor], keys: str, quantizer: str, state_bits: int, out_features: int,
+    codebook: torch.Tensor | None,
+) -> torch.Tensor:  # fmt: skip
+    """x (batch, in). tensors: those of the layer in the order of `keys`, joined by commas; state_bits: 0 where the
+    quantizer has none; codebook: the table that it reads, None where it computes its values."""
+    if has_kernel(quantizer, state_bits, out_features, x):
+        named = dict(zip(keys.split(","), tensors, strict=True))
+        y = x.new_empty(len(x), out_features)
+        multiply(named["codes"], named["row_scale"], x.contiguous(), y, _quarters(quantizer))
+        return y
+    weight = _weight(tensors, keys, quantizer, state_bits, out_features, codebook, in_features=x.shape[1])
+    return functional.linear(x, weight.to(x.dtype))
+
+
+@_product.register_fake
+def _(
+    x: torch.Tensor, tensors: list[torch.Tensor], keys: str, quantizer: str, state_bits: int, out_features: int,
+    codebook: torch.Tensor | None,
+) -> torch.Tensor:  # fmt: skip
+    return x.new_empty(len(x), out_features)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+    x, tensors, *ctx.rest = inputs
+    ctx.in_features, ctx.dtype = x.shape[1], x.dtype
+    ctx.save_for_backward(*tensors)
+
+
+def _backward(ctx: Any, gradient: torch.Tensor) -> tuple[Any, ...]:
+    """Of x alone: codes have no gradient."""
+    weight = _weight(ctx.saved_tensors, *ctx.rest, in_features=ctx.in_features)
+    none = [None] * len(ctx.saved_tensors)
+    return gradient @ weight.to(ctx.dtype), none, None, None, None, None, None
+
+
+_product.register_autograd(_backward, setup_context=_keep)
+
+
+def _weight(
+    tensors: Sequence[torch.Tensor], keys: str, quantizer: str, state_bits: int, out_features: int,
+    codebook: torch.Tensor | None, *, in_features: int,
+) -> torch.Tensor:  # fmt: skip
+    """(out, in) float32, by plain torch."""
+    decoder = _decoder(quantizer, state_bits)
+    if codebook is not None:
+        decoder = decoder.with_codebook(codebook)
+    named = dict(zip(keys.split(","), tensors, strict=True))
+    return decoder.decode(Encoded(out_features=out_features, in_features=in_features, tensors=named))
+
+
+@cache
+def _decoder(name: str, state_bits: int) -> Quantizer:
+    return make_quantizer(name, state_bits) if state_bits else make_quantizer(name)
+
+
+@cache
+def _quarters(quantizer: str) -> int:
+    """4 x the rate of a `trellis` quantizer, 0 for another."""
+    found = _decoder(quantizer, 0)
+    return found.quarters if isinstance(found, ComputedTrellis) else 0
+
+
+def has_kernel(quantizer: str, state_bits: int, out_features: int, x: torch.Tensor) -> bool:
+    """Whether a kernel makes this product: device, dtype, batch, shape, and codes as the kernels read them."""
+    batch, in_features = x.shape
+    fits = 1 <= batch <= MOST_BATCH and in_features % 64 == 0 and in_features <= MOST_COLUMNS and out_features % 16 == 0
+    if not (x.is_cuda and x.dtype in KERNEL_DTYPES and fits and _has_compiler()):
+        return False
+    quarters = _quarters(quantizer)
+    return quarters > 0 and state_bits == native_state_bits(quarters)
+
+
+@cache
+def _has_compiler() -> bool:
+    try:
+        compiler()
+    except KernelUnavailableError as error:
+        log.warning("%s; until then weights are decoded by plain torch, many times slower", error)
+        return False
+    return True
