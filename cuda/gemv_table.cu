@@ -41,14 +41,19 @@ namespace {
 #ifndef WARPS
 #define WARPS 16
 #endif
-#ifndef STAGES
-#define STAGES 3
-#endif
-constexpr int kWarps = WARPS, kThreads = kWarps * 32, kStages = STAGES;
-constexpr int kSlot = largest(First::kSlot, Second::kSlot), kRing = kWarps * kStages * kSlot;
+constexpr int kWarps = WARPS, kThreads = kWarps * 32;
 constexpr int kMostShared = 232448, kWindow = 256;  // windows of x are multiples of it
+// Copies of a warp under way: as many as let two blocks fit on an SM at 4096 columns and batch 1 (so that the next
+// kernel's first copies and its table overlap with this one), where the table does.
+constexpr int kSlot = largest(First::kSlot, Second::kSlot);
+constexpr int kOther = 8208 + 1600 + 1024;  // bytes of x, of sums, and what the system keeps of a block's
+constexpr int kRoom = (Table::kBytes <= 65536 ? 116736 - kOther : kMostShared - 32768) - Table::kBytes;
+constexpr int kStages = kRoom / kWarps / kSlot < 2 ? 2 : kRoom / kWarps / kSlot > 4 ? 4 : kRoom / kWarps / kSlot;
+constexpr int kRing = kWarps * kStages * kSlot;
 constexpr bool kTwoParts = !std::is_same_v<First, Second>;
 static_assert(Table::kBytes % 16 == 0 && kSlot % 16 == 0 && Table::kBytes + kRing < kMostShared);
+
+template <int I> using Number = std::integral_constant<int, I>;
 
 template <class T> __device__ T as(float v);
 template <> __device__ __half as(float v) { return __float2half_rn(v); }
@@ -56,9 +61,10 @@ template <> __device__ __nv_bfloat16 as(float v) { return __float2bfloat16_rn(v)
 __device__ __forceinline__ uint16_t bits_of(__half v) { return reinterpret_cast<const uint16_t&>(v); }
 __device__ __forceinline__ uint16_t bits_of(__nv_bfloat16 v) { return reinterpret_cast<const uint16_t&>(v); }
 
-// Two neighbouring entries' numbers as one word of T.
-template <class T> __device__ __forceinline__ uint32_t pair_of(__half low, __half high) {
-  return bits_of(as<T>(__half2float(low))) | static_cast<uint32_t>(bits_of(as<T>(__half2float(high)))) << 16;
+// Two neighbouring weights as one word of T.
+template <class T> __device__ __forceinline__ uint32_t pair_of(__half2 v) {
+  const T low = as<T>(__half2float(__low2half(v))), high = as<T>(__half2float(__high2half(v)));
+  return bits_of(low) | static_cast<uint32_t>(bits_of(high)) << 16;
 }
 
 template <class T> __device__ __forceinline__ void fill(uint8_t* entries, const __half* codebook, bool scalar) {
@@ -70,9 +76,10 @@ template <class T> __device__ __forceinline__ void fill(uint8_t* entries, const 
 #pragma unroll
     for (int c = 0; c < (Table::kCopies >= 4 ? 1 : 4); ++c) {
       const int entry = (4 * i + c) / Table::kCopies;
-      const int low = !scalar ? 2 * entry : LEVELS ? entry : entry & ((1 << half_bits) - 1);
-      const int high = !scalar ? 2 * entry + 1 : LEVELS ? entry : entry >> half_bits;
-      words[c] = pair_of<T>(codebook[low], codebook[high]);
+      const int low = LEVELS ? entry : entry & ((1 << half_bits) - 1), high = LEVELS ? entry : entry >> half_bits;
+      const __half2 pair = scalar ? __halves2half2(codebook[low], codebook[high])
+                                  : reinterpret_cast<const __half2*>(codebook)[entry];
+      words[c] = pair_of<T>(pair);
     }
     if constexpr (Table::kCopies >= 4) words[1] = words[2] = words[3] = words[0];
     to[i] = make_uint4(words[0], words[1], words[2], words[3]);
@@ -83,7 +90,9 @@ template <class T, int Groups>
 __global__ void __launch_bounds__(kThreads, Groups == 1 && kWarps <= 16 ? 2 : 1)
     gemv(const __grid_constant__ TableParams p, int each, int larger, int window) {
   extern __shared__ __align__(128) uint8_t shared[];
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, q = lane % 4;
+  // By shuffles, or the compiler reads threadIdx again and again.
+  const int lane = __shfl_sync(~0u, threadIdx.x % 32, threadIdx.x % 32), warp = __shfl_sync(~0u, threadIdx.x / 32, 0);
+  const int q = lane % 4;
   const int block = blockIdx.x, own = each + (block < larger), first_strip = block * each + min(block, larger);
   const int pitch = 2 * window + 16;  // bytes of a row of x: lanes of neighbouring rows read other banks
   uint8_t* ring = shared + Table::kBytes + warp * kStages * kSlot;
@@ -98,42 +107,31 @@ __global__ void __launch_bounds__(kThreads, Groups == 1 && kWarps <= 16 ? 2 : 1)
   };
   // The first copies of a pass; `run` goes on where this stops.
   auto start = [&](auto codes, const Pass& pass) {
-    using Codes = decltype(codes);
-    Items<Codes, kWarps> items(pass, own, warp);
     const int before = (pass.begin - pass.part * p.first_columns) / 16;
+    Walk walk = Walk::begin(codes, matrix(pass.part), pass, before, first_strip, own, warp, kWarps, lane);
 #pragma unroll 1
-    for (int s = 0; s < kStages - 1; ++s, items.step()) {
-      if (items.begin < items.end)
-        codes.issue(ring + s * kSlot, matrix(pass.part), first_strip + items.strip,
-                    before + items.piece * Codes::kItemTiles, items.tiles(pass), lane);
-      commit_copies();
-    }
+    for (int s = 0; s < kStages - 1; ++s) walk.copy(codes, ring + s * kSlot, lane);
+    return walk;
   };
-  auto run = [&](auto codes, const Pass& pass) {
+  auto run = [&](auto codes, const Pass& pass, Walk& walk) {
     using Codes = decltype(codes);
-    Items<Codes, kWarps> items(pass, own, warp), ahead = items;
-#pragma unroll 1
-    for (int s = 0; s < kStages - 1; ++s) ahead.step();
-    const int before = (pass.begin - pass.part * p.first_columns) / 16;
     const uint8_t* lane_x[Groups];
 #pragma unroll
     for (int group = 0; group < Groups; ++group)
       lane_x[group] = x + min(group * 8 + lane / 4, p.batch - 1) * pitch + (pass.begin % window + 16 * q) * 2;
+    float* place = places + (warp + walk.strip) * 16 * p.batch + 2 * q;
     float acc[Groups][2][4] = {};
-    int slot = 0, next = kStages - 1;
-    while (items.begin < items.end) {
+    uint8_t *slot = ring, *next = ring + (kStages - 1) * kSlot;
+    for (; walk.left > 0; --walk.left) {
       wait_copies<kStages - 2>();
       __syncwarp();
-      if (ahead.begin < ahead.end)
-        codes.issue(ring + next * kSlot, matrix(pass.part), first_strip + ahead.strip,
-                    before + ahead.piece * Codes::kItemTiles, ahead.tiles(pass), lane);
-      commit_copies();
-      ahead.step();
-      const uint8_t* unit = ring + slot * kSlot;
-      const int offset = items.piece * Codes::kItemTiles * 32, tiles = items.tiles(pass);
+      walk.copy(codes, next, lane);  // into the slot that was read last: all lanes are past it
+      const int offset = walk.piece * Codes::kItemTiles * 32;
+      const bool last = ++walk.piece == walk.pieces;
+      const int tiles = last ? walk.last_tiles : Codes::kItemTiles;
       auto multiply = [&](int tile, bool whole) {
         uint32_t words[Codes::kWords + 1], operand[Groups][8];
-        codes.read(unit, reinterpret_cast<uint32_t(&)[Codes::kWords]>(words));
+        codes.read(slot + tile / 4 * Codes::kUnit, reinterpret_cast<uint32_t(&)[Codes::kWords]>(words));
         words[Codes::kWords] = 0;
 #pragma unroll
         for (int group = 0; group < Groups; ++group)
@@ -147,41 +145,40 @@ __global__ void __launch_bounds__(kThreads, Groups == 1 && kWarps <= 16 ? 2 : 1)
         auto product = [&](auto number) {
           constexpr int m = decltype(number)::value;
           auto weights = [&](auto row, auto code) {
-            constexpr int at = Codes::word_at(decltype(row)::value, decltype(code)::value);
+            constexpr int at = Codes::word_at(row(), code());
             return entries.template operand<at % 32>(words[at / 32], words[at / 32 + 1]);
           };
-          using I0 = std::integral_constant<int, 0>;
-          using I1 = std::integral_constant<int, 1>;
-          using Even = std::integral_constant<int, 2 * m>;
-          using Odd = std::integral_constant<int, 2 * m + 1>;
-          const uint32_t a[4] = {weights(I0{}, Even{}), weights(I1{}, Even{}), weights(I0{}, Odd{}), weights(I1{}, Odd{})};
+          constexpr Number<0> upper;
+          constexpr Number<1> lower;
+          constexpr Number<2 * m> even;
+          constexpr Number<2 * m + 1> odd;
+          const uint32_t a[4] = {weights(upper, even), weights(lower, even), weights(upper, odd), weights(lower, odd)};
 #pragma unroll
           for (int group = 0; group < Groups; ++group)
             mma_half<T>(acc[group][m % 2], a, operand[group][2 * m], operand[group][2 * m + 1]);
         };
-        product(std::integral_constant<int, 0>{}), product(std::integral_constant<int, 1>{});
-        product(std::integral_constant<int, 2>{}), product(std::integral_constant<int, 3>{});
+        product(Number<0>{}), product(Number<1>{}), product(Number<2>{}), product(Number<3>{});
       };
       int tile = 0;
 #pragma unroll 1
-      for (; tile + 4 <= tiles; tile += 4, unit += Codes::kUnit) multiply(tile, true);
+      for (; tile + 4 <= tiles; tile += 4) multiply(tile, true);
       if constexpr (Codes::kPartial && kTwoParts) {
         if (tile < tiles) multiply(tile, false);
       }
-      const int strip = items.strip;
-      items.step();
-      if (items.piece == 0 || items.begin == items.end) {
-        float* place = places + (warp + strip) * 16 * p.batch;
+      if (last || walk.left == 1) {
 #pragma unroll
         for (int group = 0; group < Groups; ++group)
 #pragma unroll
           for (int i = 0; i < 4; ++i) {
-            const int b = group * 8 + 2 * q + i % 2;
-            if (b < p.batch) place[Codes::row(lane, i / 2) * p.batch + b] = acc[group][0][i] + acc[group][1][i];
+            const int b = group * 8 + i % 2;
+            if (b + 2 * q < p.batch) place[Codes::row(lane, i / 2) * p.batch + b] = acc[group][0][i] + acc[group][1][i];
             acc[group][0][i] = acc[group][1][i] = 0;
           }
+        walk.piece = 0;
+        place += 16 * p.batch;
       }
-      slot = slot + 1 == kStages ? 0 : slot + 1, next = next + 1 == kStages ? 0 : next + 1;
+      next = slot;
+      slot = slot == ring + (kStages - 1) * kSlot ? ring : slot + kSlot;
     }
   };
   auto reduce = [&](const Pass& pass, int pieces) {
@@ -211,7 +208,7 @@ __global__ void __launch_bounds__(kThreads, Groups == 1 && kWarps <= 16 ? 2 : 1)
 
   launch_dependents();
   const Pass at_first = pass_from(0);
-  with_codes(at_first, [&](auto codes) { start(codes, at_first); });
+  Walk walk = start(First(lane, matrix(0)), at_first);
   fill<T>(shared, p.codebook, p.scalar);
   wait_for_previous_kernel();
   for (int column = 0; column < p.columns;) {
@@ -220,20 +217,22 @@ __global__ void __launch_bounds__(kThreads, Groups == 1 && kWarps <= 16 ? 2 : 1)
       const int width = min(window, p.columns - column) / 8;
       for (int b = 0; b < p.batch; ++b) {
         const T* row = static_cast<const T*>(p.x) + static_cast<int64_t>(b) * p.columns + column;
-        const uint4* from = reinterpret_cast<const uint4*>(row);
-        for (int i = threadIdx.x; i < width; i += kThreads) *reinterpret_cast<uint4*>(x + b * pitch + 16 * i) = from[i];
+        for (int i = threadIdx.x; i < width; i += kThreads) copy16(x + b * pitch + 16 * i, row + 8 * i);
       }
+      commit_copies();
+      wait_copies<0>();
     }
     __syncthreads();
-    with_codes(pass, [&](auto codes) { run(codes, pass); });
+    const int pieces = walk.pieces;
+    with_codes(pass, [&](auto codes) { run(codes, pass, walk); });
     column = pass.end;
     if (column < p.columns) {
       const Pass after = pass_from(column);
       __syncwarp();  // all lanes have read the ring
-      with_codes(after, [&](auto codes) { start(codes, after); });
+      with_codes(after, [&](auto codes) { walk = start(codes, after); });
     }
     __syncthreads();
-    with_codes(pass, [&](auto codes) { reduce(pass, Items<decltype(codes), kWarps>(pass, own, warp).pieces); });
+    reduce(pass, pieces);
   }
 }
 

@@ -56,10 +56,7 @@ template <int K, int L>
 struct TileCodes {
   static constexpr int kStateBits = L, kTile = 16 * K;
   static constexpr int kItemTiles = K <= 4 ? 16 : 8;
-  // Room between tiles of the ring so that lanes with the same g read other banks (counted for every K).
-  static constexpr int kGap = K % 4 ? 0 : 32;
-  static constexpr int place(int tile) { return tile * kTile + (K == 8 ? tile : tile / 2) * kGap; }
-  static constexpr int kUnit = place(4), kSlot = kItemTiles / 4 * kUnit;
+  static constexpr int kUnit = 4 * kTile, kItemBytes = kItemTiles * kTile, kSlot = kItemBytes;
   static constexpr bool kPartial = true;  // a unit may have two tiles only
 
   static constexpr int kFirst = K - L;  // bit of the first state of lane 0, 0 or less
@@ -72,14 +69,21 @@ struct TileCodes {
   __device__ static int row(int lane, int i) { return lane / 4 * 2 + i; }
   static_assert(kFirst <= 0 && kFirst > -32);
 
+  // Tiles of 64 and 128 bytes lie in the ring with bits of a byte's place flipped, so that lanes with the same g read other
+  // banks: without, two and four of them meet.
+  __device__ static int flipped(int tile) { return K == 4 ? tile % 4 / 2 * 32 : K == 8 ? tile % 4 * 32 : 0; }
+
   int first, rest;  // bytes of the unit: the word that the window begins in, and the word after it
+  int to;           // where the piece of an item that a lane copies first goes
   uint32_t shift;
 
   __device__ TileCodes(int lane, const Matrix&) {
-    const int g = lane / 4, bit = 16 * K * g + kFirst, tile = place(lane % 4);
+    const int g = lane / 4, bit = 16 * K * g + kFirst, tile = lane % 4;
     const int word = bit < 0 ? -1 : bit / 32;
-    first = tile + (word < 0 ? kTile - 4 : 4 * word), rest = tile + 4 * word + 4;
+    first = tile * kTile + ((word < 0 ? kTile - 4 : 4 * word) ^ flipped(tile));
+    rest = tile * kTile + ((4 * word + 4) ^ flipped(tile));
     shift = bit & 31;
+    to = lane * 16 ^ flipped(lane / K);
   }
 
   __device__ __forceinline__ void read(const uint8_t* unit, uint32_t (&window)[kWords]) const {
@@ -99,13 +103,17 @@ struct TileCodes {
     }
   }
 
-  // Copies `tiles` tiles of a strip, from tile `tile` on.
-  __device__ __forceinline__ void issue(uint8_t* slot, const Matrix& matrix, int strip, int tile, int tiles,
-                                        int lane) const {
-    const uint8_t* from = matrix.codes + (static_cast<int64_t>(strip) * (matrix.columns / 16) + tile) * kTile;
+  __device__ static int strip_bytes(const Matrix& matrix) { return matrix.columns / 16 * kTile; }
+
+  // What a lane copies first of the tiles of a strip from `tile` on.
+  __device__ const uint8_t* source(const Matrix& matrix, int strip, int tile, int lane) const {
+    return matrix.codes + static_cast<int64_t>(strip) * strip_bytes(matrix) + tile * kTile + lane * 16;
+  }
+
+  __device__ __forceinline__ void issue(uint8_t* slot, const uint8_t* from, int tiles, int lane) const {
 #pragma unroll
-    for (int i = lane; i < kItemTiles * K; i += 32)
-      if (i < tiles * K) copy16(slot + place(i / K) + i % K * 16, from + i * 16);
+    for (int i = 0; i < kItemBytes; i += 512)
+      if (i + lane * 16 < tiles * kTile) copy16(slot + to + i, from + i);
   }
 };
 
@@ -115,30 +123,34 @@ struct TileCodes {
 template <int B>
 struct RowCodes {
   static constexpr int kItemTiles = B >= 8 && B % 2 == 0 ? 8 : 16;
-  static constexpr int kUnit = 4 * B;                 // bytes of a row
+  static constexpr int kUnit = 4 * B, kItemBytes = kItemTiles * B;  // of a row
   static constexpr bool kWhole = B % 4 == 0;          // rows begin at multiples of 16 bytes, lanes' windows at words
   static constexpr int kPieces = kItemTiles * B / 16 + !kWhole;
   // Pieces from row to row in the ring: lanes with the same q then read other banks.
   static constexpr int kSpread = B == 16 ? 4 : B >= 8 ? 2 : 1;
   static constexpr int kRow = 16 * ((kPieces + kSpread - 1) / (2 * kSpread) * (2 * kSpread) + kSpread);
   static constexpr int kSlot = 16 * kRow;
+  static constexpr int kAcross = kPieces >= 8 ? 8 : kPieces >= 4 ? 4 : 2;  // lanes that copy neighbouring pieces of a row
   static constexpr bool kPartial = false;
   static constexpr int kMostShift = kWhole ? 0 : B % 2 ? 24 : 16;
   static constexpr int kRaw = words_of(kMostShift + 8 * B), kRowWords = words_of(8 * B), kWords = 2 * kRowWords;
   static constexpr int word_at(int row, int code) { return 32 * kRowWords * row + B * code; }
   __device__ static int row(int lane, int i) { return lane / 4 + 8 * i; }
-  static_assert(kRow >= 16 * kPieces && kItemTiles * B % 16 == 0);
+  static_assert(kRow >= 16 * kPieces && kItemBytes % 16 == 0);
 
-  int at[2];
+  int at[2];  // bytes of the unit: the first word of a lane's window in each row
+  int bytes;  // of a row
+  int to;     // where the piece of an item that a lane copies first goes
   uint32_t shift;
 
-  __device__ static int late(int row, const Matrix& matrix) { return kWhole ? 0 : row * (matrix.columns / 16 * B) & 15; }
+  __device__ static int late(int row, int bytes) { return kWhole ? 0 : row * bytes & 15; }
 
-  __device__ RowCodes(int lane, const Matrix& matrix) {
+  __device__ RowCodes(int lane, const Matrix& matrix) : bytes(matrix.columns / 16 * B) {
     const int q = lane % 4;
 #pragma unroll
-    for (int i = 0; i < 2; ++i) at[i] = row(lane, i) * kRow + late(row(lane, i), matrix) + B * q / 4 * 4;
+    for (int i = 0; i < 2; ++i) at[i] = row(lane, i) * kRow + late(row(lane, i), bytes) + B * q / 4 * 4;
     shift = 8 * (B * q % 4);
+    to = lane / kAcross * kRow + lane % kAcross * 16;
   }
 
   __device__ __forceinline__ void read(const uint8_t* unit, uint32_t (&window)[kWords]) const {
@@ -155,18 +167,22 @@ struct RowCodes {
     }
   }
 
-  __device__ __forceinline__ void issue(uint8_t* slot, const Matrix& matrix, int strip, int tile, int tiles,
-                                        int lane) const {
-    constexpr int across = kPieces >= 8 ? 8 : kPieces >= 4 ? 4 : 2;  // lanes that copy neighbouring pieces of a row
-    const int bytes = matrix.columns / 16 * B, piece = lane % across;
+  __device__ static int strip_bytes(const Matrix& matrix) { return matrix.columns * B; }
+
+  // The row that a lane copies first, from `tile` on.
+  __device__ const uint8_t* source(const Matrix& matrix, int strip, int tile, int lane) const {
+    return matrix.codes + (static_cast<int64_t>(strip) * 16 + lane / kAcross) * bytes + tile * B;
+  }
+
+  __device__ __forceinline__ void issue(uint8_t* slot, const uint8_t* from, int tiles, int lane) const {
 #pragma unroll
-    for (int i = 0; i < 16; i += 32 / across) {
-      const int row = i + lane / across, behind = late(row, matrix);
-      const uint8_t* from = matrix.codes + (static_cast<int64_t>(strip) * 16 + row) * bytes + tile * B - behind;
-      uint8_t* to = slot + row * kRow;
+    for (int i = 0; i < 16; i += 32 / kAcross) {
+      const int behind = late(i + lane / kAcross, bytes), size = tiles * B + behind;
+      const uint8_t* piece = from + (i * bytes - behind + lane % kAcross * 16);
 #pragma unroll
-      for (int c = 0; c < kPieces; c += across)
-        if (const int i = c + piece; i * 16 < tiles * B + behind && i < kPieces) copy16(to + i * 16, from + i * 16);
+      for (int c = 0; c < kPieces; c += kAcross)
+        if ((c + lane % kAcross) * 16 < size && c + lane % kAcross < kPieces)
+          copy16(slot + to + i * kRow + c * 16, piece + c * 16);
     }
   }
 };

@@ -81,10 +81,10 @@ struct Levels : Entries<Bits, Copies> {
   }
 };
 
-// 32 copies where they take 128 KB at most, else as many as `most` bytes hold.
+// As many copies as `most` bytes hold, 32 at most.
 constexpr int copies_of(int entry_bits, int most) {
   int copies = 32;
-  while (copies > 1 && (4 << entry_bits) * copies > (copies == 32 ? 131072 : most)) copies /= 2;
+  while (copies > 1 && (4 << entry_bits) * copies > most) copies /= 2;
   return copies;
 }
 

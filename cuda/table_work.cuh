@@ -2,6 +2,9 @@
 #pragma once
 #include <cstdint>
 
+#include "async_copy.cuh"
+#include "table_codes.cuh"
+
 namespace table {
 
 // Columns that are walked at once: of one part (the first has `first` columns) and one window of x.
@@ -12,23 +15,40 @@ struct Pass {
   __device__ int tiles() const { return (end - begin) / 16; }
 };
 
-// A warp's items of a pass, in order: item i is piece i % pieces of strip i / pieces, Codes::kItemTiles tiles or what
-// is left.
-template <class Codes, int Warps>
-struct Items {
-  int pieces, begin, end, strip, piece;
-  __device__ Items(const Pass& pass, int strips, int warp)
-      : pieces((pass.tiles() + Codes::kItemTiles - 1) / Codes::kItemTiles) {
-    const int all = strips * pieces;
-    begin = all * warp / Warps, end = all * (warp + 1) / Warps;
-    strip = begin / pieces, piece = begin - strip * pieces;
+// A warp's items of a pass, in order: item i is piece i % pieces of strip i / pieces, Codes::kItemTiles tiles or, the
+// last piece, what is left. Copies are ahead of products.
+struct Walk {
+  int pieces, last_tiles;
+  int left, piece, strip;         // of the products
+  int copies_left, copies_piece;  // of the copies
+  const uint8_t* from;            // this lane's part of the next copy
+  int skip;                       // from the end of a strip's pieces to the next strip
+
+  template <class Codes>
+  __device__ static Walk begin(const Codes& codes, const Matrix& matrix, const Pass& pass, int before, int first_strip,
+                               int strips, int warp, int warps, int lane) {
+    Walk w;
+    w.pieces = (pass.tiles() + Codes::kItemTiles - 1) / Codes::kItemTiles;
+    w.last_tiles = pass.tiles() - (w.pieces - 1) * Codes::kItemTiles;
+    const int all = strips * w.pieces, begin = all * warp / warps;
+    w.left = w.copies_left = all * (warp + 1) / warps - begin;
+    w.strip = begin / w.pieces, w.piece = w.copies_piece = begin - w.strip * w.pieces;
+    w.from = codes.source(matrix, first_strip + w.strip, before + w.piece * Codes::kItemTiles, lane);
+    w.skip = Codes::strip_bytes(matrix) - w.pieces * Codes::kItemBytes;
+    return w;
   }
-  __device__ __forceinline__ int tiles(const Pass& pass) const {
-    return min(Codes::kItemTiles, pass.tiles() - piece * Codes::kItemTiles);
-  }
-  __device__ __forceinline__ void step() {
-    ++begin;
-    if (++piece == pieces) piece = 0, ++strip;
+
+  // Copies the next item, if there is one.
+  template <class Codes>
+  __device__ __forceinline__ void copy(const Codes& codes, uint8_t* slot, int lane) {
+    if (copies_left > 0) {
+      const bool last = ++copies_piece == pieces;
+      codes.issue(slot, from, last ? last_tiles : Codes::kItemTiles, lane);
+      from += Codes::kItemBytes + (last ? skip : 0);
+      if (last) copies_piece = 0;
+      --copies_left;
+    }
+    commit_copies();
   }
 };
 

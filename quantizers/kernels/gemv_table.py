@@ -187,8 +187,8 @@ def multiply(
         raise ValueError(f"row_scale is float16 of shape ({rows},), not {row_scale.dtype} of {tuple(row_scale.shape)}")
     if not all(t.is_contiguous() for t in (codebook, codes, row_scale, x, y)):
         raise ValueError("codebook, codes, row_scale, x and y are contiguous")
-    if codes.data_ptr() % 16 or x.data_ptr() % 16:
-        raise ValueError("codes and x begin at multiples of 16 bytes")
+    if codes.data_ptr() % 16 or x.data_ptr() % 16 or codebook.data_ptr() % 4:
+        raise ValueError("codes and x begin at multiples of 16 bytes, the codebook at one of 4")
     library = load("gemv_table", x.device, how.defines)
     params = _Params(
         codes=(codes.data_ptr(), codes.data_ptr() + first_bytes),
