@@ -126,10 +126,15 @@ _INSTANCES: Mapping[type[Quantizer], Callable[[Any], Instance]] = {
 }
 
 
+def multiplied(quantizer: Quantizer) -> bool:
+    """Whether this kernel multiplies with the quantizer's codes."""
+    return type(quantizer) in _INSTANCES
+
+
 @cache
 def instance(quantizer: Quantizer) -> Instance:
     """How the quantizer is multiplied with. ValueError where it has no table of pairs."""
-    if type(quantizer) not in _INSTANCES:
+    if not multiplied(quantizer):
         raise ValueError(f"{quantizer.name} is not multiplied by table: tcq, half-tcq, vq and nuq are")
     return _INSTANCES[type(quantizer)](quantizer)
 
@@ -146,7 +151,7 @@ def all_defines() -> Iterator[Mapping[str, int]]:
     for family in FAMILIES:
         for make in family.members.values():
             quantizer = make(16)
-            if type(quantizer) in _INSTANCES and (defines := instance(quantizer).defines) not in seen:
+            if multiplied(quantizer) and (defines := instance(quantizer).defines) not in seen:
                 seen.append(defines)
                 yield defines
 
