@@ -25,8 +25,9 @@ def main(cfg: DictConfig) -> None:
         raise ValueError(str(error)) from None
     out = Path(cfg.out)
     out.mkdir(parents=True, exist_ok=True)
-    lists = {"--models": cfg.models, "--quarters": cfg.quarters, "--batches": cfg.batches}
+    lists = {"--models": cfg.models, "--quantizers": cfg.quantizers, "--batches": cfg.batches}
     arguments = [str(word) for option, values in lists.items() for word in (option, *values)]
+    arguments += ["--rivals"] if cfg.rivals else []
     bench.main([*arguments, "--out", str(out / "kernels.json")])
     save_run(out, cfg)
     print(out / "kernels.json")

@@ -1,0 +1,105 @@
+"""What is timed, on this CPU: ways make the right products of the right bytes; tables and errors of the commands."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from emulated_kernels import PROCESSORS, emulated, library_folder, needs_gxx, on_cpu
+
+from quantizers import make_quantizer
+from quantizers.base import Encoded
+from quantizers.kernels import bench, chain, gemv, gemv_table
+from quantizers.kernels.products import Dense, Packed, PyTorchInt4, has_kernel, spacing
+
+__all__ = ["library_folder", "on_cpu"]
+
+
+@needs_gxx
+@pytest.mark.usefixtures("on_cpu")
+@pytest.mark.parametrize("name", ["trellis-2", "tcq-3"])
+def test_a_packed_way_multiplies_with_the_codes_of_its_pool(
+    name: str, library_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, columns, quantizer = 32, 128, make_quantizer(name)
+    for module in (gemv, gemv_table):
+        monkeypatch.setattr(module, "load", lambda source, device, defines: emulated(source, defines, library_folder))
+        monkeypatch.setattr(module, "processors", lambda index: PROCESSORS)
+    pool = torch.randint(0, 256, (1 << 16,), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    way = Packed(quantizer)
+    size = way.weight_bytes(rows, columns)
+    assert size == rows * columns * quantizer.bits_per_weight / 8
+    x = torch.randn(2, columns, generator=torch.Generator().manual_seed(1)).half()
+    for i, work in enumerate(way.prepared(pool, rows, columns, 3)):
+        y = torch.full((2, rows), torch.nan, dtype=torch.float16)
+        work(x, y)
+        codes = pool[i * spacing(size) :][:size]
+        scale = torch.full((rows,), columns**-0.5).half()
+        encoded = Encoded(out_features=rows, in_features=columns, tensors={"codes": codes, "row_scale": scale})
+        wanted = x.double() @ quantizer.decode(encoded).double().T
+        assert ((y.double() - wanted).norm() / wanted.norm()).item() < 2e-3
+
+
+def test_the_rivals_are_what_they_say() -> None:
+    x, y = torch.randn(1, 256).half(), torch.full((1, 64), torch.nan, dtype=torch.float16)
+    pool = torch.zeros(1, dtype=torch.uint8)
+    Dense().prepared(pool, 64, 256, 1)[0](x, y)
+    assert y.isfinite().all()
+    assert Dense().weight_bytes(64, 256) == 2 * 64 * 256
+    assert PyTorchInt4().weight_bytes(64, 256) == 64 * 256 // 2 + 64 * 2 * 4
+    assert not PyTorchInt4().takes(64, 200, 1)
+
+
+def test_a_chain_cycles_through_half_a_gigabyte_and_stays_in_the_pool() -> None:
+    way = Packed(make_quantizer("trellis-2"))
+    copies = chain.copies_of(way, (4096, 4096))
+    assert copies * way.weight_bytes(4096, 4096) >= chain.CYCLED_BYTES
+    for shape in [(4096, 4096), (57344, 8192), (576, 576)]:
+        copies = chain.copies_of(way, shape, 1 << 30)
+        assert copies >= 1
+        assert copies * spacing(way.weight_bytes(*shape)) <= 1 << 30
+        assert spacing(way.weight_bytes(*shape)) % chain.spacing(1) == 0
+
+
+@pytest.mark.parametrize(("name", "wanted"), [("trellis-3", True), ("tcq-2", True), ("nuq-3", True), ("int-4", False)])
+def test_which_quantizers_have_a_kernel(name: str, wanted: bool) -> None:
+    assert has_kernel(make_quantizer(name)) is wanted
+
+
+def test_codes_of_other_states_have_none() -> None:
+    assert not has_kernel(make_quantizer("trellis-3", 12))
+    with pytest.raises(ValueError, match=r"no quantizer of int-\* has a kernel"):
+        bench.chosen(["int-*"])
+
+
+def test_the_command_writes_a_row_for_each_product(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, tuple[int, int], int]] = []
+
+    def times(way: Any, pool: torch.Tensor, shape: tuple[int, int], batch: int) -> list[float]:
+        asked.append((way.quantizer, shape, batch))
+        return [2.0, 1.0, 4.0]
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(bench, "build_all", lambda quantizers, device: None)
+    monkeypatch.setattr(chain, "random_pool", lambda device: torch.zeros(16, dtype=torch.uint8))
+    monkeypatch.setattr(chain, "read_limit", lambda pool: 3000.0)
+    monkeypatch.setattr(chain, "environment", lambda device: {})
+    monkeypatch.setattr(chain, "chain_microseconds", times)
+    arguments = ["--models", "smollm2-135m", "--quantizers", "trellis-2", "int-4", "--batches", "1", "17", "--rivals"]
+    bench.main([*arguments, "--out", str(tmp_path / "kernels.json")])
+    rows = pd.DataFrame(json.loads((tmp_path / "kernels.json").read_text())["rows"])
+    packed = rows[rows.quantizer == "trellis-2"]
+    assert set(packed.batch) == {1}, "a batch of 17 is no product of these kernels"
+    assert set(rows[rows.quantizer == "fp16"].batch) == {1, 17}
+    assert (576, 576) not in {shape for name, shape, _ in asked if name.startswith("int-4")}, (
+        "576 is no multiple of 128"
+    )
+    first = packed.iloc[0]
+    assert first.latency_us == 2.0
+    assert first.gigabytes_per_s == pytest.approx(first.weight_bytes / 2e-6 / 1e9)
+    assert first.fraction_of_read == pytest.approx(first.gigabytes_per_s / 3000)
