@@ -94,6 +94,8 @@ class OnGpu:
         ("trellis-3", 17, 4100, OnGpu(1, 4096), False),
         ("trellis-3", 17, 4096, OnGpu(1, 4064), False),
         ("trellis-3", 17, 4096, OnGpu(1, 33088), False),
+        ("tcq-3", 16, 4096, OnGpu(8, 4096), True),
+        ("nuq-3", 0, 4096, OnGpu(1, 4096), True),
         ("int-4", 0, 4096, OnGpu(1, 4096), False),
     ],
 )

@@ -37,6 +37,11 @@ def processors(index: int) -> int:
     return int(torch.cuda.get_device_properties(index).multi_processor_count)
 
 
+def takes(rows: int, columns: int, batch: int) -> bool:
+    """Whether the kernels, this one and the one by table, make products of this shape."""
+    return rows % 16 == 0 and columns % 64 == 0 and 0 < columns <= MOST_COLUMNS and 1 <= batch <= MOST_BATCH
+
+
 def multiply(codes: torch.Tensor, row_scale: torch.Tensor, x: torch.Tensor, y: torch.Tensor, quarters: int) -> None:
     """y (batch, rows) = x (batch, columns) W^T, into `y`, on the current stream of the device.
 
@@ -45,7 +50,7 @@ def multiply(codes: torch.Tensor, row_scale: torch.Tensor, x: torch.Tensor, y: t
     ValueError on a shape that the kernel does not take: rows a multiple of 16, columns of 64."""
     batch, columns = x.shape
     rows = y.shape[1]
-    if rows % 16 or columns % 64 or columns > MOST_COLUMNS or not 1 <= batch <= MOST_BATCH:
+    if not takes(rows, columns, batch):
         raise ValueError(
             f"rows are a multiple of 16, columns of 64 and at most {MOST_COLUMNS}, batch 1 to {MOST_BATCH}; "
             f"not {rows}, {columns}, {batch}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import torch
@@ -17,9 +17,8 @@ from torch.nn import functional
 
 from quantizers import make_quantizer
 from quantizers.base import Encoded, Quantizer
+from quantizers.kernels import gemv, gemv_table, products
 from quantizers.kernels.build import KernelUnavailableError, compiler
-from quantizers.kernels.gemv import MOST_BATCH, MOST_COLUMNS, multiply
-from quantizers.trellis.computed import native_state_bits
 from quantizers.trellis.computed_trellis import ComputedTrellis
 
 log = logging.getLogger(__name__)
@@ -30,10 +29,18 @@ def product(x: torch.Tensor, encoded: Encoded, quantizer: Quantizer) -> torch.Te
     """x (batch, in), rotated where the quantizer is -> (batch, out) in the dtype of x."""
     keys, tensors = zip(*encoded.tensors.items(), strict=True)
     state_bits = int(quantizer.settings().get("state_bits", 0))
+    table = quantizer.codebook()
+    held = None if table is None else _table_on(table, x.device)
     result: torch.Tensor = torch.ops.bitpalette.product(
-        x, list(tensors), ",".join(keys), quantizer.name, state_bits, encoded.out_features, quantizer.codebook()
+        x, list(tensors), ",".join(keys), quantizer.name, state_bits, encoded.out_features, held
     )
     return result
+
+
+@lru_cache(maxsize=1024)
+def _table_on(table: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A codebook on a device, copied once: a CUDA graph cannot copy it."""
+    return table.to(device)
 
 
 @torch.library.custom_op("bitpalette::product", mutates_args=())
@@ -45,8 +52,13 @@ def _product(
     quantizer has none; codebook: the table that it reads, None where it computes its values."""
     if has_kernel(quantizer, state_bits, out_features, x):
         named = dict(zip(keys.split(","), tensors, strict=True))
-        y = x.new_empty(len(x), out_features)
-        multiply(named["codes"], named["row_scale"], x.contiguous(), y, _quarters(quantizer))
+        codes, scale, y = named["codes"], named["row_scale"], x.new_empty(len(x), out_features)
+        decoder = _decoder(quantizer, state_bits)
+        if isinstance(decoder, ComputedTrellis):
+            gemv.multiply(codes, scale, x.contiguous(), y, decoder.quarters)
+        else:
+            assert codebook is not None
+            gemv_table.multiply(decoder, codebook, codes, scale, x.contiguous(), y)
         return y
     weight = _weight(tensors, keys, quantizer, state_bits, out_features, codebook, in_features=x.shape[1])
     return functional.linear(x, weight.to(x.dtype))
@@ -93,21 +105,14 @@ def _decoder(name: str, state_bits: int) -> Quantizer:
     return make_quantizer(name, state_bits) if state_bits else make_quantizer(name)
 
 
-@cache
-def _quarters(quantizer: str) -> int:
-    """4 x the rate of a `trellis` quantizer, 0 for another."""
-    found = _decoder(quantizer, 0)
-    return found.quarters if isinstance(found, ComputedTrellis) else 0
-
-
 def has_kernel(quantizer: str, state_bits: int, out_features: int, x: torch.Tensor) -> bool:
     """Whether a kernel makes this product: device, dtype, batch, shape, and codes as the kernels read them."""
     batch, in_features = x.shape
-    fits = 1 <= batch <= MOST_BATCH and in_features % 64 == 0 and in_features <= MOST_COLUMNS and out_features % 16 == 0
-    if not (x.is_cuda and x.dtype in KERNEL_DTYPES and fits and _has_compiler()):
+    if not (
+        x.is_cuda and x.dtype in KERNEL_DTYPES and gemv.takes(out_features, in_features, batch) and _has_compiler()
+    ):
         return False
-    quarters = _quarters(quantizer)
-    return quarters > 0 and state_bits == native_state_bits(quarters)
+    return products.has_kernel(_decoder(quantizer, state_bits))
 
 
 @cache

@@ -60,7 +60,7 @@ class Packed:
 
     def takes(self, rows: int, columns: int, batch: int) -> bool:
         """Shapes and batches of the kernels."""
-        return not rows % 16 and not columns % 64 and columns <= gemv.MOST_COLUMNS and batch <= gemv.MOST_BATCH
+        return gemv.takes(rows, columns, batch)
 
     def prepared(self, pool: torch.Tensor, rows: int, columns: int, copies: int) -> Sequence[Work]:
         """Scales of one over the root of the columns: a chain keeps its size."""
