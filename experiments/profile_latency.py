@@ -1,0 +1,43 @@
+"""`python -m experiments.profile_latency tables=FOLDER [config=FOLDER]`: latency.csv of a model on the GPU at hand.
+
+FOLDER holds layers.csv (`experiments.inventory`); latency.csv goes beside it, ready for `experiments.allocate`. A
+wrapper: the measuring code is `python -m quantizers.kernels.profile`, which needs nothing but torch, pandas,
+transformers and nvcc."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from experiments.entry import run, save_run
+from quantizers.kernels import profile
+from quantizers.kernels.build import KernelUnavailableError, compiler
+
+
+def main(cfg: DictConfig) -> None:
+    """Time what latency.csv lacks."""
+    import torch
+
+    folder = Path(cfg.tables)
+    if not (folder / "layers.csv").is_file():
+        raise ValueError(f"{folder} has no layers.csv: python -m experiments.inventory out={folder} writes it")
+    if not torch.cuda.is_available():
+        raise ValueError("no CUDA device: products are timed on a GPU")
+    try:
+        compiler()
+    except KernelUnavailableError as error:
+        raise ValueError(str(error)) from None
+    out = folder / "latency.csv"
+    lists = {"--quantizers": cfg.quantizers, "--batches": cfg.batches}
+    arguments = [str(word) for option, values in lists.items() for word in (option, *values)]
+    arguments += [] if cfg.fusion else ["--no-fusion"]
+    arguments += ["--fp16"] if cfg.fp16 else []
+    arguments += [] if cfg.config is None else ["--config", str(cfg.config), "--context", str(cfg.context)]
+    profile.main([*arguments, "--layers", str(folder / "layers.csv"), "--out", str(out)])
+    save_run(folder, cfg)
+    print(out)
+
+
+if __name__ == "__main__":
+    run(main, "profile_latency")

@@ -1,0 +1,114 @@
+"""latency.csv of a model on the GPU at hand: `python -m quantizers.kernels.profile --layers FILE --out FILE`.
+
+Every set of layers that may be fused, every quantizer with a kernel, every batch, timed as `chain` says. The file is
+written after each row and rows that it has are kept: a killed run goes on. Beside it, FILE.environment.json: device,
+clocks, driver, versions and the plain read of the run. `--config` measures the row `constant` too (`rest_of_token`)."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import statistics
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from quantizers.kernels import chain
+from quantizers.kernels.bench import build_all, chosen
+from quantizers.kernels.fused_shapes import FusedShape, fused_shapes, read_layers
+from quantizers.kernels.products import Dense, Packed, Way
+from quantizers.kernels.rest_of_token import rest_microseconds
+
+log = logging.getLogger(__name__)
+KEY = ["members", "quantizer", "kernel", "batch", "out_features", "in_features"]
+COLUMNS = [*KEY, "latency_us", "least_us", "most_us"]
+
+
+def kept(path: Path) -> pd.DataFrame:
+    """The rows of an earlier run. ValueError where the file is another table."""
+    if not path.exists():
+        return pd.DataFrame(columns=COLUMNS)
+    rows = pd.read_csv(path)
+    if list(rows.columns) != COLUMNS:
+        raise ValueError(f"{path} is no table of this command; name another file")
+    return rows
+
+
+def written(rows: pd.DataFrame, path: Path) -> None:
+    """Whole or not at all."""
+    temporary = path.with_name(path.name + ".partial")
+    rows.to_csv(temporary, index=False)
+    temporary.replace(path)
+
+
+def missing(
+    shapes: Sequence[FusedShape], ways: Sequence[Way], batches: Sequence[int], rows: pd.DataFrame
+) -> Iterator[tuple[FusedShape, Way, int]]:
+    """What is still to be timed, in the order of the table."""
+    done = set(rows[KEY].itertuples(index=False, name=None))
+    for batch in batches:
+        for shape in shapes:
+            for way in ways:
+                if way.takes(shape.out_features, shape.in_features, batch) and key_of(shape, way, batch) not in done:
+                    yield shape, way, batch
+
+
+def key_of(shape: FusedShape, way: Way, batch: int) -> tuple[object, ...]:
+    """The row that a measurement is: values of KEY."""
+    return shape.members, way.quantizer, way.kernel, batch, shape.out_features, shape.in_features
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Time what the file lacks."""
+    parser = argparse.ArgumentParser(description="time all (fused) products of a model on the GPU at hand")
+    parser.add_argument("--layers", type=Path, required=True, help="layers.csv of experiments.inventory")
+    parser.add_argument("--quantizers", nargs="*", default=["trellis-*"], help="names or shell patterns")
+    parser.add_argument("--batches", type=int, nargs="*", default=[1])
+    parser.add_argument("--no-fusion", action="store_true")
+    parser.add_argument("--fp16", action="store_true", help="also 16-bit products by cuBLAS, the quantizer fp16")
+    parser.add_argument("--config", help="folder with the model's config.json: also measures the row `constant`")
+    parser.add_argument("--context", type=int, default=512, help="tokens in the cache for the row `constant`")
+    parser.add_argument("--out", type=Path, required=True, help="latency.csv")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level="INFO", format="%(message)s")
+    try:
+        quantizers = chosen(options.quantizers)
+        shapes = list(fused_shapes(read_layers(options.layers), fusion=not options.no_fusion))
+        rows = kept(options.out)
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"error: {error}") from None
+    if not torch.cuda.is_available():
+        raise SystemExit("error: no CUDA device: products are timed on a GPU")
+    device = torch.device("cuda", torch.cuda.current_device())
+    build_all(quantizers, device)
+    ways: list[Way] = [Packed(quantizer) for quantizer in quantizers]
+    if options.fp16:
+        ways.append(Dense())
+    todo = list(missing(shapes, ways, options.batches, rows))
+    pool = chain.random_pool(device)
+    record = {**chain.environment(device), "read_gigabytes_per_s": chain.read_limit(pool)}
+    for batch in options.batches if options.config else ():
+        if not ((rows.members == "constant") & (rows.batch == batch)).any():
+            times = rest_microseconds(options.config, batch, options.context, device)
+            rows = appended(rows, ("constant", "", "", batch, "", ""), times)
+            written(rows, options.out)
+    for number, (shape, way, batch) in enumerate(todo, start=1):
+        times = chain.chain_microseconds(way, pool, (shape.out_features, shape.in_features), batch)
+        rows = appended(rows, key_of(shape, way, batch), times)
+        written(rows, options.out)
+        told = "%d of %d: %s %s, batch %d: %.2f us"
+        log.info(told, number, len(todo), shape.members, way.quantizer, batch, statistics.median(times))
+    options.out.with_name(options.out.name + ".environment.json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+def appended(rows: pd.DataFrame, key: tuple[object, ...], times: Sequence[float]) -> pd.DataFrame:
+    """The table with one more row."""
+    row = [*key, statistics.median(times), min(times), max(times)]
+    return pd.DataFrame([*rows.to_numpy(object).tolist(), row], columns=COLUMNS)
+
+
+if __name__ == "__main__":
+    main()
