@@ -19,7 +19,7 @@
 
 #include "async_copy.cuh"
 #include "half_products.cuh"
-#include "table_family.cuh"
+#include "table_fill.cuh"
 #include "table_work.cuh"
 
 struct TableParams {
@@ -55,40 +55,9 @@ static_assert(Table::kBytes % 16 == 0 && kSlot % 16 == 0 && Table::kBytes + kRin
 
 template <int I> using Number = std::integral_constant<int, I>;
 
-template <class T> __device__ T as(float v);
-template <> __device__ __half as(float v) { return __float2half_rn(v); }
-template <> __device__ __nv_bfloat16 as(float v) { return __float2bfloat16_rn(v); }
-__device__ __forceinline__ uint16_t bits_of(__half v) { return reinterpret_cast<const uint16_t&>(v); }
-__device__ __forceinline__ uint16_t bits_of(__nv_bfloat16 v) { return reinterpret_cast<const uint16_t&>(v); }
-
-// Two neighbouring weights as one word of T.
-template <class T> __device__ __forceinline__ uint32_t pair_of(__half2 v) {
-  const T low = as<T>(__half2float(__low2half(v))), high = as<T>(__half2float(__high2half(v)));
-  return bits_of(low) | static_cast<uint32_t>(bits_of(high)) << 16;
-}
-
-template <class T> __device__ __forceinline__ void fill(uint8_t* entries, const __half* codebook, bool scalar) {
-  constexpr int half_bits = log2_of(Table::kCount) / 2, pieces = Table::kBytes / 16;
-  uint4* to = reinterpret_cast<uint4*>(entries);
-#pragma unroll 8
-  for (int i = threadIdx.x; i < pieces; i += kThreads) {
-    uint32_t words[4];
-#pragma unroll
-    for (int c = 0; c < (Table::kCopies >= 4 ? 1 : 4); ++c) {
-      const int entry = (4 * i + c) / Table::kCopies;
-      const int low = LEVELS ? entry : entry & ((1 << half_bits) - 1), high = LEVELS ? entry : entry >> half_bits;
-      const __half2 pair = scalar ? __halves2half2(codebook[low], codebook[high])
-                                  : reinterpret_cast<const __half2*>(codebook)[entry];
-      words[c] = pair_of<T>(pair);
-    }
-    if constexpr (Table::kCopies >= 4) words[1] = words[2] = words[3] = words[0];
-    to[i] = make_uint4(words[0], words[1], words[2], words[3]);
-  }
-}
-
 template <class T, int Groups>
 __global__ void __launch_bounds__(kThreads, Groups == 1 && kWarps <= 16 ? 2 : 1)
-    gemv(const __grid_constant__ TableParams p, int each, int larger, int window) {
+    gemv(const __grid_constant__ TableParams p, int each, int larger, int window, int width) {
   extern __shared__ __align__(128) uint8_t shared[];
   // By shuffles, or the compiler reads threadIdx again and again.
   const int lane = __shfl_sync(~0u, threadIdx.x % 32, threadIdx.x % 32), warp = __shfl_sync(~0u, threadIdx.x / 32, 0);
@@ -97,8 +66,11 @@ __global__ void __launch_bounds__(kThreads, Groups == 1 && kWarps <= 16 ? 2 : 1)
   const int pitch = 2 * window + 16;  // bytes of a row of x: lanes of neighbouring rows read other banks
   uint8_t* ring = shared + Table::kBytes + warp * kStages * kSlot;
   uint8_t* x = shared + Table::kBytes + kRing;
-  float* places = reinterpret_cast<float*>(x + p.batch * pitch);  // (own + warps - 1, 16, batch)
-  float* sums = places + (own + kWarps - 1) * 16 * p.batch;      // (own, 16, batch)
+  // Sums have room for a batch of 2^width.
+  const int of_strip = 16 << width;
+  float* places = reinterpret_cast<float*>(x + p.batch * pitch);   // (own + warps - 1, 16, 2^width)
+  float* sums = places + (own + kWarps - 1) * of_strip;            // (own, 16, 2^width)
+  uint2* spans = reinterpret_cast<uint2*>(sums + own * of_strip);  // (own): first and last warp of a strip
 
   const Table entries(shared, lane);
   auto pass_from = [&](int column) { return Pass(column, kTwoParts ? p.first_columns : p.columns, p.columns, window); };
@@ -119,7 +91,8 @@ __global__ void __launch_bounds__(kThreads, Groups == 1 && kWarps <= 16 ? 2 : 1)
 #pragma unroll
     for (int group = 0; group < Groups; ++group)
       lane_x[group] = x + min(group * 8 + lane / 4, p.batch - 1) * pitch + (pass.begin % window + 16 * q) * 2;
-    float* place = places + (warp + walk.strip) * 16 * p.batch + 2 * q;
+    float* place = places + (warp + walk.strip) * of_strip + 2 * q;
+    bool from_start = walk.piece == 0;
     float acc[Groups][2][4] = {};
     uint8_t *slot = ring, *next = ring + (kStages - 1) * kSlot;
     for (; walk.left > 0; --walk.left) {
@@ -171,31 +144,33 @@ __global__ void __launch_bounds__(kThreads, Groups == 1 && kWarps <= 16 ? 2 : 1)
 #pragma unroll
           for (int i = 0; i < 4; ++i) {
             const int b = group * 8 + i % 2;
-            if (b + 2 * q < p.batch) place[Codes::row(lane, i / 2) * p.batch + b] = acc[group][0][i] + acc[group][1][i];
+            if (b + 2 * q < p.batch) place[(Codes::row(lane, i / 2) << width) + b] = acc[group][0][i] + acc[group][1][i];
             acc[group][0][i] = acc[group][1][i] = 0;
           }
-        walk.piece = 0;
-        place += 16 * p.batch;
+        if (lane == 0 && from_start) spans[walk.strip].x = warp;
+        if (lane == 0 && last) spans[walk.strip].y = warp;
+        from_start = true, walk.piece = 0, ++walk.strip;
+        place += of_strip;
       }
       next = slot;
       slot = slot == ring + (kStages - 1) * kSlot ? ring : slot + kSlot;
     }
   };
   auto reduce = [&](const Pass& pass, int pieces) {
-    const int all = own * pieces, of_strip = 16 * p.batch;
+    const int all = own * pieces;
     for (int i = threadIdx.x; i < own * of_strip; i += kThreads) {
-      const int strip = i / of_strip, last = warp_of<kWarps>((strip + 1) * pieces - 1, all);
+      const int b = i & ((1 << width) - 1), row = first_strip * 16 + (i >> width);
+      if (b >= p.batch) continue;
+      const uint2 span = spans[i >> (4 + width)];
       float sum = 0;
-      for (int w = warp_of<kWarps>(strip * pieces, all); w <= last; ++w)
+      for (uint32_t w = span.x; w <= span.y; ++w)  // where there are less items than warps, some have none
         if (all * w / kWarps < all * (w + 1) / kWarps) sum += places[w * of_strip + i];
       sum *= p.unit[pass.part];
       if (pass.begin) sum += sums[i];
-      if (pass.end < p.columns) {
+      if (pass.end < p.columns)
         sums[i] = sum;
-      } else {
-        const int b = i % p.batch, row = first_strip * 16 + i / p.batch;
+      else
         static_cast<T*>(p.y)[static_cast<int64_t>(b) * p.rows + row] = as<T>(sum * __half2float(p.row_scale[row]));
-      }
     }
   };
   // Both parts' codes: a lane's places in a unit differ.
@@ -209,7 +184,7 @@ __global__ void __launch_bounds__(kThreads, Groups == 1 && kWarps <= 16 ? 2 : 1)
   launch_dependents();
   const Pass at_first = pass_from(0);
   Walk walk = start(First(lane, matrix(0)), at_first);
-  fill<T>(shared, p.codebook, p.scalar);
+  fill<T, kThreads>(shared, p.codebook, p.scalar);
   wait_for_previous_kernel();
   for (int column = 0; column < p.columns;) {
     const Pass pass = pass_from(column);
@@ -236,6 +211,8 @@ __global__ void __launch_bounds__(kThreads, Groups == 1 && kWarps <= 16 ? 2 : 1)
   }
 }
 
+constexpr int log2_above(int v) { return v <= 1 ? 0 : 1 + log2_above((v + 1) / 2); }
+
 struct Plan {
   int batch, window, bytes;
 };
@@ -243,7 +220,8 @@ struct Plan {
 // As much of the batch at once as leaves room for a window of 1024 columns of x, or all of them.
 Plan plan(const TableParams& p, int own) {
   for (int batch = min(p.batch, 16);; batch = (batch + 1) / 2) {
-    const int fixed = Table::kBytes + kRing + (2 * own + kWarps - 1) * 16 * batch * 4;
+    const int sums = ((2 * own + kWarps - 1) * 64 << log2_above(batch)) + own * 8;
+    const int fixed = Table::kBytes + kRing + sums;
     const int most = (kMostShared - fixed) / batch / 2 - 8;
     int window = p.columns;
     if (most < p.columns) {
@@ -272,7 +250,7 @@ int launch(const TableParams& p, const Plan& plan, int blocks, cudaStream_t stre
   config.attrs = &overlap;
   config.numAttrs = 1;
   const int strips = p.rows / 16;
-  return cudaLaunchKernelEx(&config, kernel, p, strips / blocks, strips % blocks, plan.window);
+  return cudaLaunchKernelEx(&config, kernel, p, strips / blocks, strips % blocks, plan.window, log2_above(plan.batch));
 }
 
 template <class T>

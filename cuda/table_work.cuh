@@ -52,10 +52,4 @@ struct Walk {
   }
 };
 
-// The warp that has an item, of `all`: the last one w with all w / Warps <= item.
-template <int Warps>
-__device__ __forceinline__ int warp_of(int item, int all) {
-  return ((item + 1) * Warps - 1) / all;
-}
-
 }  // namespace table

@@ -103,11 +103,11 @@ def test_products_on_this_cpu(
     monkeypatch.setattr(gemv_table, "processors", lambda index: PROCESSORS)
     check_products(name, state_bits, (16, 64), (9,), (torch.float16,), "cpu")
     check_products(name, state_bits, (80, 1088), (3,), (torch.float16,), "cpu")
-    check_products(name, state_bits, (48, 576), (1,), (torch.bfloat16,), "cpu")
+    check_products(name, state_bits, (48, 320), (1,), (torch.bfloat16,), "cpu")
 
 
 @pytest.mark.skipif(not has_compiler(), reason="no nvcc")
-@pytest.mark.parametrize("name", ["tcq-3", "half-tcq-3.25", "vq-2", "nuq-6"])
+@pytest.mark.parametrize("name", ["half-tcq-3.25", "vq-2", "nuq-6"])
 def test_every_template_compiles(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BITPALETTE_CACHE", str(tmp_path))
     path = build("gemv_table", "90a", instance(make_quantizer(name)).defines)
