@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from quantizers.base import Encoded, Quantizer
-from quantizers.kernels.operators import product
+from quantizers.kernels.operators import product, rotate
 from quantizers.rotation import Rotation
 
 
@@ -47,8 +47,9 @@ class QuantizedLinear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x (..., in) -> (..., out) in the dtype of x; the rotation works in float32."""
-        rotated = x if self.rotation is None else self.rotation.rotate_input(x).to(x.dtype)
-        y = product(rotated.reshape(-1, self.in_features), self.encoded, self.quantizer)
+        rows = x.reshape(-1, self.in_features)
+        rotated = rows if self.rotation is None else rotate(rows, self.rotation)
+        y = product(rotated, self.encoded, self.quantizer)
         y = y.view(*x.shape[:-1], self.out_features)
         return y if self.bias is None else y + self.bias.to(x.dtype)
 

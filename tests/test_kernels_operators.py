@@ -12,7 +12,8 @@ from quantizers import FAMILIES, make_quantizer
 from quantizers.base import Encoded, Quantizer
 from quantizers.kernels import operators
 from quantizers.kernels.build import KernelUnavailableError
-from quantizers.kernels.operators import has_kernel, product
+from quantizers.kernels.operators import has_kernel, product, rotate
+from quantizers.rotation import Rotation
 
 ONE_EACH = [next(iter(family.members)) for family in FAMILIES]
 
@@ -40,7 +41,7 @@ def test_the_product_is_that_of_the_decoded_weight(name: str, dtype: torch.dtype
 @pytest.mark.parametrize("name", ["trellis-2.25", "tcq-2", "nuq-3", "nvfp4"])
 def test_torch_accepts_the_operator(name: str) -> None:
     quantizer, encoded = layer(name)
-    x = torch.randn(2, 64, generator=torch.Generator().manual_seed(5))
+    x = torch.randn(2, 64, generator=torch.Generator().manual_seed(5), requires_grad=True)
     torch.library.opcheck(torch.ops.bitpalette.product.default, arguments(quantizer, encoded, x))
 
 
@@ -51,6 +52,17 @@ def test_the_gradient_of_the_input_is_that_of_the_decoded_weight() -> None:
     (product(x, encoded, quantizer) * along).sum().backward()
     assert x.grad is not None
     assert torch.equal(x.grad, along @ quantizer.decode(encoded))
+
+
+def test_the_rotation_is_an_operator_with_its_gradient() -> None:
+    rotation = Rotation(in_features=64, seed=2, group="model.layers.0.mlp")
+    x = torch.randn(3, 64, generator=torch.Generator().manual_seed(10), requires_grad=True)
+    assert torch.equal(rotate(x, rotation), rotation.rotate_input(x))
+    torch.library.opcheck(torch.ops.bitpalette.rotate.default, (x, 2, "model.layers.0.mlp", False))
+    along = torch.randn(3, 64, generator=torch.Generator().manual_seed(11))
+    (rotate(x, rotation) * along).sum().backward()
+    assert x.grad is not None
+    assert torch.allclose(x.grad, (along.double() @ rotation.matrix()).float(), atol=1e-5)
 
 
 def test_it_stands_in_a_compiled_graph_without_a_break() -> None:

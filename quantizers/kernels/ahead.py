@@ -14,18 +14,24 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from rich.progress import Progress
 
+from quantizers.kernels import hadamard
 from quantizers.kernels.build import KernelUnavailableError, architecture, build, compiler
 from quantizers.kernels.gemv_table import all_defines
 from quantizers.trellis.computed import CONSTANTS
 
 log = logging.getLogger(__name__)
 HOPPER = "90a"
+# Inputs of layers of well-known models: Llama 2 and 3, Qwen 2 and 3, Mistral, Gemma
+WIDTHS = (896, 1024, 1536, 2048, 2560, 3072, 4096, 4864, 5120, 8192, 9728, 11008, 12288, 13824, 14336, 16384, 28672)
 
 
 def instances() -> Iterator[tuple[str, Mapping[str, int]]]:
     """(source, defines) of every library of cuda/."""
     yield "read_limit", {}
     yield "encode_trellis", {}
+    for width in WIDTHS:
+        if given := hadamard.defines(width):
+            yield "hadamard", given
     for quarters in CONSTANTS:
         yield "gemv_trellis", {"QUARTERS": quarters}
     for defines in all_defines():

@@ -1,4 +1,5 @@
-"""`torch.ops.bitpalette.product`: y = x W^T from packed codes, one operator for every quantizer and device.
+"""`torch.ops.bitpalette.product`: y = x W^T from packed codes, one operator for every quantizer and device; and
+`torch.ops.bitpalette.rotate`, R x.
 
 On a CUDA device with nvcc a kernel of cuda/ makes the product where there is one for the quantizer, the shape and the
 batch; everywhere else the weight is decoded by plain torch, which is the reference. Being an operator of
@@ -17,8 +18,9 @@ from torch.nn import functional
 
 from quantizers import make_quantizer
 from quantizers.base import Encoded, Quantizer
-from quantizers.kernels import gemv, gemv_table, products
+from quantizers.kernels import gemv, gemv_table, hadamard, products
 from quantizers.kernels.build import KernelUnavailableError, compiler
+from quantizers.rotation import Rotation
 from quantizers.trellis.computed_trellis import ComputedTrellis
 
 log = logging.getLogger(__name__)
@@ -41,6 +43,41 @@ def product(x: torch.Tensor, encoded: Encoded, quantizer: Quantizer) -> torch.Te
 def _table_on(table: torch.Tensor, device: torch.device) -> torch.Tensor:
     """A codebook on a device, copied once: a CUDA graph cannot copy it."""
     return table.to(device)
+
+
+def rotate(x: torch.Tensor, rotation: Rotation) -> torch.Tensor:
+    """x (batch, in) -> R x in the dtype of x."""
+    result: torch.Tensor = torch.ops.bitpalette.rotate(x, rotation.seed, rotation.group, False)
+    return result
+
+
+@torch.library.custom_op("bitpalette::rotate", mutates_args=())
+def _rotate(x: torch.Tensor, seed: int, group: str, back: bool) -> torch.Tensor:
+    """x (batch, in). The random signs are those of (seed, group); back: R' x."""
+    rotation = Rotation(in_features=x.shape[1], seed=seed, group=group)
+    if back:
+        return rotation.unrotate_weight(x).to(x.dtype)
+    if x.is_cuda and x.dtype in KERNEL_DTYPES and hadamard.defines(x.shape[1]) and _has_compiler():
+        y = torch.empty_like(x, memory_format=torch.contiguous_format)
+        hadamard.rotate(x.contiguous(), y, rotation)
+        return y
+    return rotation.rotate_input(x).to(x.dtype)
+
+
+@_rotate.register_fake
+def _(x: torch.Tensor, seed: int, group: str, back: bool) -> torch.Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+def _keep_rotation(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+    _, ctx.seed, ctx.group, ctx.back = inputs
+
+
+def _rotate_back(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+    return torch.ops.bitpalette.rotate(gradient, ctx.seed, ctx.group, not ctx.back), None, None, None
+
+
+_rotate.register_autograd(_rotate_back, setup_context=_keep_rotation)
 
 
 @torch.library.custom_op("bitpalette::product", mutates_args=())
@@ -72,17 +109,35 @@ def _(
     return x.new_empty(len(x), out_features)
 
 
+@torch.library.custom_op("bitpalette::product_back", mutates_args=())
+def _product_back(
+    gradient: torch.Tensor, tensors: list[torch.Tensor], keys: str, quantizer: str, state_bits: int, in_features: int,
+    codebook: torch.Tensor | None,
+) -> torch.Tensor:  # fmt: skip
+    """gradient (batch, out) -> (batch, in): of the input; codes have no gradient."""
+    out_features = gradient.shape[1]
+    weight = _weight(tensors, keys, quantizer, state_bits, out_features, codebook, in_features=in_features)
+    return gradient @ weight.to(gradient.dtype)
+
+
+@_product_back.register_fake
+def _(
+    gradient: torch.Tensor, tensors: list[torch.Tensor], keys: str, quantizer: str, state_bits: int, in_features: int,
+    codebook: torch.Tensor | None,
+) -> torch.Tensor:  # fmt: skip
+    return gradient.new_empty(len(gradient), in_features)
+
+
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
-    x, tensors, *ctx.rest = inputs
-    ctx.in_features, ctx.dtype = x.shape[1], x.dtype
+    x, tensors, ctx.keys, ctx.quantizer, ctx.state_bits, _, ctx.codebook = inputs
+    ctx.in_features = x.shape[1]
     ctx.save_for_backward(*tensors)
 
 
 def _backward(ctx: Any, gradient: torch.Tensor) -> tuple[Any, ...]:
-    """Of x alone: codes have no gradient."""
-    weight = _weight(ctx.saved_tensors, *ctx.rest, in_features=ctx.in_features)
-    none = [None] * len(ctx.saved_tensors)
-    return gradient @ weight.to(ctx.dtype), none, None, None, None, None, None
+    given = ctx.keys, ctx.quantizer, ctx.state_bits, ctx.in_features, ctx.codebook
+    back = torch.ops.bitpalette.product_back(gradient, list(ctx.saved_tensors), *given)
+    return back, [None] * len(ctx.saved_tensors), None, None, None, None, None
 
 
 _product.register_autograd(_backward, setup_context=_keep)

@@ -1,0 +1,76 @@
+"""The randomized Hadamard rotation of inputs on a GPU (`cuda/hadamard.cu`): what `Rotation.rotate_input` defines."""
+
+from __future__ import annotations
+
+import ctypes
+from functools import lru_cache
+
+import numpy as np
+import torch
+
+from quantizers.kernels.build import check, load
+from quantizers.rotation import Rotation
+from quantizers.rotation.signs import random_signs
+from quantizers.rotation.transform import block_factors, dense_factor
+
+MOST_ORDER = 128  # of the dense factor: its inputs are held in registers
+MOST_SIZE = 32768  # of a block: its numbers are held in shared memory
+
+
+class _Params(ctypes.Structure):
+    """Mirrors `HadamardParams` of cuda/hadamard.cu."""
+
+    _fields_ = (
+        ("x", ctypes.c_void_p),
+        ("y", ctypes.c_void_p),
+        ("flips", ctypes.c_void_p),
+        ("dense", ctypes.c_void_p),
+        ("scale", ctypes.c_float),
+        ("rows", ctypes.c_int),
+        ("segments", ctypes.c_int),
+    )
+
+
+def defines(in_features: int) -> dict[str, int] | None:
+    """Of the library that rotates inputs of this width; None where there is none: two dense factors (576, 1152), or a
+    block that is too small or too large, or whose dense factor is."""
+    size, (power, *dense) = block_factors(in_features)
+    orders = [order for order in dense if order & (order - 1)]
+    power *= int(np.prod([order for order in dense if not order & (order - 1)], dtype=np.int64))
+    if len(orders) > 1 or (orders and orders[0] > MOST_ORDER) or not 32 <= size <= MOST_SIZE or size % 32 or power < 2:
+        return None
+    return {"POWER_BITS": power.bit_length() - 1, "ORDER": orders[0] if orders else 1}
+
+
+@lru_cache(maxsize=4096)
+def _flips(in_features: int, seed: int, group: str, device: torch.device) -> torch.Tensor:
+    """(in_features / 8,) uint8, low bit first: where the sign is -1."""
+    negative = random_signs(seed, group, in_features) < 0
+    return torch.from_numpy(np.packbits(negative, bitorder="little")).to(device)
+
+
+@lru_cache(maxsize=64)
+def _dense(order: int, device: torch.device) -> torch.Tensor:
+    return dense_factor(order, torch.float32, device).contiguous()
+
+
+def rotate(x: torch.Tensor, y: torch.Tensor, rotation: Rotation) -> None:
+    """y = R x of every row, into `y`, on the current stream of the device. x, y: (rows, in), float16 or bfloat16.
+
+    ValueError on a width that has no kernel (`defines`) or a dtype that is neither."""
+    given = defines(rotation.in_features)
+    if given is None or x.dtype not in (torch.float16, torch.bfloat16) or x.shape != y.shape or x.dtype != y.dtype:
+        raise ValueError(f"no kernel rotates {x.dtype} of shape {tuple(x.shape)} into {tuple(y.shape)}")
+    segments = rotation.in_features // rotation.block
+    library = load("hadamard", x.device, given)
+    params = _Params(
+        x=x.data_ptr(),
+        y=y.data_ptr(),
+        flips=_flips(rotation.in_features, rotation.seed, rotation.group, x.device).data_ptr(),
+        dense=_dense(given["ORDER"], x.device).data_ptr(),
+        scale=rotation.block**-0.5,
+        rows=len(x) * segments,
+        segments=segments,
+    )
+    stream = ctypes.c_void_p(torch.cuda.current_stream(x.device).cuda_stream)
+    check(library.hadamard_rotation(ctypes.byref(params), int(x.dtype == torch.bfloat16), stream), "hadamard_rotation")
