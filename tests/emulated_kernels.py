@@ -47,7 +47,7 @@ def emulated(name: str, defines: Mapping[str, int], folder: Path, source: str = 
             (sources / path.name).write_text(path.read_text())
         if source:
             (sources / f"{name}.cu").write_text(source)
-        command = ["g++", "-std=c++20", "-O2", "-w", "-shared", "-fPIC", "-x", "c++", f"-I{sources}"]
+        command = ["g++", "-std=c++20", "-O2", "-w", "-fno-strict-aliasing", "-shared", "-fPIC", "-x", "c++", f"-I{sources}"]
         command += [f"-D{macro}={value}" for macro, value in defines.items()]
         subprocess.run([*command, str(sources / f"{name}.cu"), "-o", str(target)], check=True)
     return ctypes.CDLL(str(target))

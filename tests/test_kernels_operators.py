@@ -12,7 +12,7 @@ from quantizers import FAMILIES, make_quantizer
 from quantizers.base import Encoded, Quantizer
 from quantizers.kernels import operators
 from quantizers.kernels.build import KernelUnavailableError
-from quantizers.kernels.operators import has_kernel, product, rotate
+from quantizers.kernels.operators import has_dequantizer, has_kernel, product, rotate
 from quantizers.rotation import Rotation
 
 ONE_EACH = [next(iter(family.members)) for family in FAMILIES]
@@ -118,6 +118,17 @@ def test_when_a_kernel_makes_it(
     assert has_kernel(name, state_bits, rows, x) is wanted
     monkeypatch.setattr(operators, "_has_compiler", lambda: False)
     assert not has_kernel(name, state_bits, rows, x)
+    assert not has_dequantizer(name, state_bits, rows, x)
+
+
+def test_large_batches_take_the_dequantized_weight(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(operators, "_has_compiler", lambda: True)
+    x: Any = OnGpu(512, 4096)
+    assert not has_kernel("trellis-3", 17, 4096, x)
+    assert has_dequantizer("trellis-3", 17, 4096, x)
+    assert not has_dequantizer("trellis-3", 12, 4096, x), "codes of other states"
+    assert not has_dequantizer("tcq-3", 16, 4096, x)
+    assert not has_dequantizer("trellis-3", 17, 4100, x)
 
 
 def test_without_a_compiler_the_reference_says_so_once(

@@ -34,6 +34,7 @@ def instances() -> Iterator[tuple[str, Mapping[str, int]]]:
             yield "hadamard", given
     for quarters in CONSTANTS:
         yield "gemv_trellis", {"QUARTERS": quarters}
+        yield "dequantize_trellis", {"QUARTERS": quarters}
     for defines in all_defines():
         yield "gemv_table", defines
 

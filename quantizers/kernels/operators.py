@@ -20,6 +20,7 @@ from quantizers import make_quantizer
 from quantizers.base import Encoded, Quantizer
 from quantizers.kernels import gemv, gemv_table, hadamard, products
 from quantizers.kernels.build import KernelUnavailableError, compiler
+from quantizers.kernels.dequantize import dequantize
 from quantizers.rotation import Rotation
 from quantizers.trellis.computed_trellis import ComputedTrellis
 
@@ -97,6 +98,12 @@ def _product(
             assert codebook is not None
             gemv_table.multiply(decoder, codebook, codes, scale, x.contiguous(), y)
         return y
+    if has_dequantizer(quantizer, state_bits, out_features, x):
+        named, decoder = dict(zip(keys.split(","), tensors, strict=True)), _decoder(quantizer, state_bits)
+        assert isinstance(decoder, ComputedTrellis)
+        weight = x.new_empty(out_features, x.shape[1])
+        dequantize(named["codes"], named["row_scale"], weight, decoder.quarters)
+        return functional.linear(x, weight)
     weight = _weight(tensors, keys, quantizer, state_bits, out_features, codebook, in_features=x.shape[1])
     return functional.linear(x, weight.to(x.dtype))
 
@@ -168,6 +175,14 @@ def has_kernel(quantizer: str, state_bits: int, out_features: int, x: torch.Tens
     ):
         return False
     return products.has_kernel(_decoder(quantizer, state_bits))
+
+
+def has_dequantizer(quantizer: str, state_bits: int, out_features: int, x: torch.Tensor) -> bool:
+    """Whether a kernel makes the 16-bit weight, for batches beyond those of `has_kernel`."""
+    if not (x.is_cuda and x.dtype in KERNEL_DTYPES and out_features % 16 == x.shape[1] % 16 == 0 and _has_compiler()):
+        return False
+    decoder = _decoder(quantizer, state_bits)
+    return isinstance(decoder, ComputedTrellis) and products.has_kernel(decoder)
 
 
 @cache
