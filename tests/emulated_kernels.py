@@ -17,6 +17,7 @@ import torch
 from quantizers.kernels.build import SOURCES
 
 SHIM = Path(__file__).parent / "cuda_on_cpu"
+FLAGS = ("-std=c++20", "-O2", "-w", "-fno-strict-aliasing", "-shared", "-fPIC", "-x", "c++")
 PROCESSORS = 3  # of the emulated device
 needs_gxx = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++")
 
@@ -47,8 +48,7 @@ def emulated(name: str, defines: Mapping[str, int], folder: Path, source: str = 
             (sources / path.name).write_text(path.read_text())
         if source:
             (sources / f"{name}.cu").write_text(source)
-        command = ["g++", "-std=c++20", "-O2", "-w", "-fno-strict-aliasing", "-shared", "-fPIC", "-x", "c++", f"-I{sources}"]
-        command += [f"-D{macro}={value}" for macro, value in defines.items()]
+        command = ["g++", *FLAGS, f"-I{sources}", *(f"-D{macro}={value}" for macro, value in defines.items())]
         subprocess.run([*command, str(sources / f"{name}.cu"), "-o", str(target)], check=True)
     return ctypes.CDLL(str(target))
 
