@@ -9,6 +9,7 @@
 
 #include "activations.cuh"
 #include "async_copy.cuh"
+#include "launch.cuh"
 #include "trellis_decode.cuh"
 
 struct DequantizeParams {
@@ -52,16 +53,7 @@ __global__ void __launch_bounds__(kThreads) dequantize(const DequantizeParams p)
 template <class T>
 int launch(const DequantizeParams& p, int processors, cudaStream_t stream) {
   const int tiles = p.rows / 16 * (p.columns / 16), blocks = min((tiles + 7) / 8, processors * 8);
-  cudaLaunchAttribute overlap{};
-  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  overlap.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(blocks);
-  config.blockDim = dim3(kThreads);
-  config.stream = stream;
-  config.attrs = &overlap;
-  config.numAttrs = 1;
-  return cudaLaunchKernelEx(&config, dequantize<QUARTERS, T>, p);
+  return launch_overlapped(dequantize<QUARTERS, T>, blocks, kThreads, 0, stream, p);
 }
 
 }  // namespace

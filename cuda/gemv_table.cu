@@ -19,6 +19,7 @@
 
 #include "async_copy.cuh"
 #include "half_products.cuh"
+#include "launch.cuh"
 #include "table_fill.cuh"
 #include "table_work.cuh"
 
@@ -237,20 +238,9 @@ Plan plan(const TableParams& p, int own) {
 
 template <class T, int Groups>
 int launch(const TableParams& p, const Plan& plan, int blocks, cudaStream_t stream) {
-  const auto kernel = gemv<T, Groups>;
-  if (cudaError_t e = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, plan.bytes)) return e;
-  cudaLaunchAttribute overlap{};
-  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  overlap.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(blocks);
-  config.blockDim = dim3(kThreads);
-  config.dynamicSmemBytes = plan.bytes;
-  config.stream = stream;
-  config.attrs = &overlap;
-  config.numAttrs = 1;
   const int strips = p.rows / 16;
-  return cudaLaunchKernelEx(&config, kernel, p, strips / blocks, strips % blocks, plan.window, log2_above(plan.batch));
+  return launch_overlapped(gemv<T, Groups>, blocks, kThreads, plan.bytes, stream, p, strips / blocks, strips % blocks,
+                           plan.window, log2_above(plan.batch));
 }
 
 template <class T>

@@ -18,6 +18,7 @@
 #include "activations.cuh"
 #include "arithmetic.cuh"
 #include "async_copy.cuh"
+#include "launch.cuh"
 #include "trellis_decode.cuh"
 
 struct GemvParams {
@@ -176,19 +177,8 @@ int shared_bytes(const GemvParams& p, int processors) {
 template <int Q, class O, class T>
 int launch(const GemvParams& p, int processors, cudaStream_t stream) {
   const int strips = p.rows / 16, blocks = blocks_of(p, processors), bytes = shared_bytes<Q, O>(p, processors);
-  const auto kernel = gemv<Q, O, T>;
-  if (cudaError_t e = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes)) return e;
-  cudaLaunchAttribute overlap{};
-  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  overlap.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(blocks);
-  config.blockDim = dim3(kThreads);
-  config.dynamicSmemBytes = bytes;
-  config.stream = stream;
-  config.attrs = &overlap;
-  config.numAttrs = 1;
-  return cudaLaunchKernelEx(&config, kernel, p, strips / blocks, strips % blocks, Divisor(p.columns / 16));
+  return launch_overlapped(gemv<Q, O, T>, blocks, kThreads, bytes, stream, p, strips / blocks, strips % blocks,
+                           Divisor(p.columns / 16));
 }
 
 // As many of the batch at once as the instruction has columns for and as shared memory holds: long rows take several passes.

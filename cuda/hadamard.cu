@@ -10,6 +10,7 @@
 
 #include "activations.cuh"
 #include "async_copy.cuh"
+#include "launch.cuh"
 
 struct HadamardParams {
   const void* x;          // (rows, n), n = 2^POWER_BITS ORDER
@@ -106,18 +107,7 @@ __global__ void __launch_bounds__(kThreads) hadamard(const HadamardParams p) {
 template <class T>
 int launch(const HadamardParams& p, cudaStream_t stream) {
   const int bytes = (kSize + kSize / 16 + 1 + kOrder * kOrder) * 4;
-  if (cudaError_t e = cudaFuncSetAttribute(hadamard<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes)) return e;
-  cudaLaunchAttribute overlap{};
-  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  overlap.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(p.rows);
-  config.blockDim = dim3(kThreads);
-  config.dynamicSmemBytes = bytes;
-  config.stream = stream;
-  config.attrs = &overlap;
-  config.numAttrs = 1;
-  return cudaLaunchKernelEx(&config, hadamard<T>, p);
+  return launch_overlapped(hadamard<T>, p.rows, kThreads, bytes, stream, p);
 }
 
 }  // namespace
