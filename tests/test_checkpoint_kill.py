@@ -135,8 +135,12 @@ def test_an_interrupt_removes_the_unfinished_folder(tmp_path: Path) -> None:
 
     model = tiny()
     settings = {"rotation_seed": 0, "state_bits": STATE_BITS, "cache": tmp_path / "cache"}
-    with pytest.raises(KeyboardInterrupt):
-        write_checkpoint(tmp_path / "c", model, mixed(model), progress=stop, **settings)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            write_checkpoint(tmp_path / "c", model, mixed(model), progress=stop, **settings)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert [path.name for path in tmp_path.iterdir()] == ["cache"]
     report = write_checkpoint(tmp_path / "c", model, mixed(model), **settings)
     assert report.cached.tolist() == [True] * 3 + [False] * 11
