@@ -19,6 +19,7 @@ from analysis.collect import collect
 ROOT = Path(__file__).resolve().parent.parent
 RATES = (4, 6)
 HAS_JOBLIB = any(found.name == "hydra-joblib-launcher" for found in metadata.distributions())
+HAS_RAY = any(found.name == "hydra-ray-launcher" for found in metadata.distributions())
 JOBLIB = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2") if HAS_JOBLIB else ()
 PLENTY_S = 120  # for one run on a busy machine
 
@@ -71,6 +72,21 @@ def test_a_killed_sweep_goes_on_and_its_runs_are_one_table(folder: Path, tmp_pat
     assert sorted(mixed["config.budget.bits_per_weight"]) == list(RATES)
     assert (mixed.bits_per_weight <= mixed["config.budget.bits_per_weight"]).all()
     assert "config.seed" not in table
+
+
+@pytest.mark.skipif(not HAS_RAY, reason="hydra-ray-launcher is not installed (the extra `ray`)")
+def test_a_cluster_of_two_workers_runs_a_sweep(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster_utils = pytest.importorskip("ray.cluster_utils")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    cluster = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    try:
+        cluster.add_node(num_cpus=1)
+        ray = ("hydra/launcher=ray", f"hydra.launcher.ray.init.address={cluster.address}")
+        finish(command(folder, tmp_path, *ray, "+hydra.launcher.ray.init.object_store_memory=null"))
+    finally:
+        cluster.shutdown()
+    for rate in RATES:
+        assert (tmp_path / str(rate) / "run.json").is_file()
 
 
 def test_only_settings_that_differ_are_columns(tmp_path: Path) -> None:
