@@ -4,17 +4,21 @@ A wrapper: the measuring code is `python -m quantizers.kernels.bench`, which nee
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import matplotlib
 from omegaconf import DictConfig
 
+from analysis import kernel_speed, style
+from analysis.figures import save
 from experiments.entry import run, save_run
 from quantizers.kernels import bench
 from quantizers.kernels.build import KernelUnavailableError, compiler
 
 
 def main(cfg: DictConfig) -> None:
-    """Write kernels.json and the command's record."""
+    """Write kernels.json, its figure and the command's record."""
     import torch
 
     if not torch.cuda.is_available():
@@ -29,6 +33,9 @@ def main(cfg: DictConfig) -> None:
     arguments = [str(word) for option, values in lists.items() for word in (option, *values)]
     arguments += ["--rivals"] if cfg.rivals else []
     bench.main([*arguments, "--out", str(out / "kernels.json")])
+    content = json.loads((out / "kernels.json").read_text())
+    with matplotlib.rc_context(style.SETTINGS):
+        save(kernel_speed.figure(content, batch=min(cfg.batches)), "kernels", out)
     save_run(out, cfg)
     print(out / "kernels.json")
 

@@ -6,11 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from emulated_kernels import PROCESSORS, emulated, library_folder, needs_gxx, on_cpu
 
+from analysis import kernel_speed
 from quantizers import make_quantizer
 from quantizers.base import Encoded
 from quantizers.kernels import bench, chain, gemv, gemv_table
@@ -103,3 +105,22 @@ def test_the_command_writes_a_row_for_each_product(tmp_path: Path, monkeypatch: 
     assert first.latency_us == 2.0
     assert first.gigabytes_per_s == pytest.approx(first.weight_bytes / 2e-6 / 1e9)
     assert first.fraction_of_read == pytest.approx(first.gigabytes_per_s / 3000)
+
+
+def test_the_figure_draws_every_quantizer_under_the_roof() -> None:
+    rows = [
+        {"quantizer": name, "kernel": "tensor-core", "batch": batch, "latency_us": size / speed / 1e3,
+         "weight_bytes": size, "gigabytes_per_s": speed}
+        for name, speed in (("trellis-2", 1000.0), ("tcq-3", 2000.0))
+        for size in (4_000_000, 30_000_000)
+        for batch in (1, 8)
+    ]  # fmt: skip
+    drawn = kernel_speed.figure({"read_gigabytes_per_s": 3000.0, "rows": rows})
+    lines = {line.get_label(): line for line in drawn.axes[0].lines}
+    assert lines["tcq-3, tensor-core"].get_xdata().tolist() == [4.0, 30.0]
+    assert lines["tcq-3, tensor-core"].get_ydata().tolist() == [2000.0, 2000.0]
+    roof = lines["roof"].get_ydata()
+    assert roof.max() == 3000.0
+    assert (np.diff(roof) >= 0).all()
+    with pytest.raises(ValueError, match="no row of batch 4"):
+        kernel_speed.figure({"read_gigabytes_per_s": 3000.0, "rows": rows}, batch=4)
