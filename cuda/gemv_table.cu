@@ -18,8 +18,8 @@
 #include <type_traits>
 
 #include "async_copy.cuh"
-#include "half_products.cuh"
 #include "launch.cuh"
+#include "table_activations.cuh"
 #include "table_fill.cuh"
 #include "table_work.cuh"
 
@@ -33,6 +33,7 @@ struct TableParams {
   int rows, columns, batch;
   int first_columns;        // columns of the first part
   int scalar;
+  uint32_t multiplier;      // where weights are computed
 };
 
 using namespace table;
@@ -43,7 +44,8 @@ namespace {
 #define WARPS 16
 #endif
 constexpr int kWarps = WARPS, kThreads = kWarps * 32;
-constexpr int kMostShared = 232448, kWindow = 256;  // windows of x are multiples of it
+constexpr int kMostBatch = 16, kWindow = 256;  // windows of x are multiples of it
+constexpr int kMostShared = 232448, kStatic = kMostBatch * (kWarps + 1) * 4;  // bytes of a block's
 // Copies of a warp under way: as many as let two blocks fit on an SM at 4096 columns and batch 1 (so that the next
 // kernel's first copies and its table overlap with this one), where the table does.
 constexpr int kSlot = largest(First::kSlot, Second::kSlot);
@@ -56,10 +58,16 @@ static_assert(Table::kBytes % 16 == 0 && kSlot % 16 == 0 && Table::kBytes + kRin
 
 template <int I> using Number = std::integral_constant<int, I>;
 
+template <class T> using Activations = std::conditional_t<Table::kBytes == 0, PairBytes<T, kThreads>, Halves<T, kThreads>>;
+constexpr int kParts = Activations<__half>::kParts;
+
 template <class T, int Groups>
 __global__ void __launch_bounds__(kThreads, Groups == 1 && kWarps <= 16 ? 2 : 1)
     gemv(const __grid_constant__ TableParams p, int each, int larger, int window, int width) {
+  using A = Activations<T>;
   extern __shared__ __align__(128) uint8_t shared[];
+  __shared__ float scales[kMostBatch];
+  __shared__ uint32_t room[kMostBatch * kWarps];
   // By shuffles, or the compiler reads threadIdx again and again.
   const int lane = __shfl_sync(~0u, threadIdx.x % 32, threadIdx.x % 32), warp = __shfl_sync(~0u, threadIdx.x / 32, 0);
   const int q = lane % 4;
@@ -69,11 +77,11 @@ __global__ void __launch_bounds__(kThreads, Groups == 1 && kWarps <= 16 ? 2 : 1)
   uint8_t* x = shared + Table::kBytes + kRing;
   // Sums have room for a batch of 2^width.
   const int of_strip = 16 << width;
-  float* places = reinterpret_cast<float*>(x + p.batch * pitch);   // (own + warps - 1, 16, 2^width)
+  float* places = reinterpret_cast<float*>(x + p.batch * kParts * pitch);  // (own + warps - 1, 16, 2^width)
   float* sums = places + (own + kWarps - 1) * of_strip;            // (own, 16, 2^width)
   uint2* spans = reinterpret_cast<uint2*>(sums + own * of_strip);  // (own): first and last warp of a strip
 
-  const Table entries(shared, lane);
+  const Table entries(shared, lane, p.multiplier);
   auto pass_from = [&](int column) { return Pass(column, kTwoParts ? p.first_columns : p.columns, p.columns, window); };
   auto matrix = [&](int part) {
     return Matrix{p.codes[part], kTwoParts ? part ? p.columns - p.first_columns : p.first_columns : p.columns};
@@ -91,10 +99,10 @@ __global__ void __launch_bounds__(kThreads, Groups == 1 && kWarps <= 16 ? 2 : 1)
     const uint8_t* lane_x[Groups];
 #pragma unroll
     for (int group = 0; group < Groups; ++group)
-      lane_x[group] = x + min(group * 8 + lane / 4, p.batch - 1) * pitch + (pass.begin % window + 16 * q) * 2;
-    float* place = places + (warp + walk.strip) * of_strip + 2 * q;
+      lane_x[group] = x + min(group * 8 + lane / 4, p.batch * kParts - 1) * pitch + (pass.begin % window + 16 * q) * 2;
+    float* place = places + (warp + walk.strip) * of_strip;
     bool from_start = walk.piece == 0;
-    float acc[Groups][2][4] = {};
+    typename A::Sum acc[Groups][2][4] = {};
     uint8_t *slot = ring, *next = ring + (kStages - 1) * kSlot;
     for (; walk.left > 0; --walk.left) {
       wait_copies<kStages - 2>();
@@ -129,7 +137,7 @@ __global__ void __launch_bounds__(kThreads, Groups == 1 && kWarps <= 16 ? 2 : 1)
           const uint32_t a[4] = {weights(upper, even), weights(lower, even), weights(upper, odd), weights(lower, odd)};
 #pragma unroll
           for (int group = 0; group < Groups; ++group)
-            mma_half<T>(acc[group][m % 2], a, operand[group][2 * m], operand[group][2 * m + 1]);
+            A::multiply(acc[group][m % 2], a, operand[group][2 * m], operand[group][2 * m + 1]);
         };
         product(Number<0>{}), product(Number<1>{}), product(Number<2>{}), product(Number<3>{});
       };
@@ -143,10 +151,13 @@ __global__ void __launch_bounds__(kThreads, Groups == 1 && kWarps <= 16 ? 2 : 1)
 #pragma unroll
         for (int group = 0; group < Groups; ++group)
 #pragma unroll
-          for (int i = 0; i < 4; ++i) {
-            const int b = group * 8 + i % 2;
-            if (b + 2 * q < p.batch) place[(Codes::row(lane, i / 2) << width) + b] = acc[group][0][i] + acc[group][1][i];
-            acc[group][0][i] = acc[group][1][i] = 0;
+          for (int i = 0; i < 4; i += kParts) {
+            const int b = (group * 8 + 2 * q + i % 2) / kParts;
+#pragma unroll
+            for (int part = i; part < i + kParts; ++part) acc[group][0][part] += acc[group][1][part];
+            if (b < p.batch) place[(Codes::row(lane, i / 2) << width) + b] = A::value(acc[group][0] + i, scales[b]);
+#pragma unroll
+            for (int part = i; part < i + kParts; ++part) acc[group][0][part] = acc[group][1][part] = 0;
           }
         if (lane == 0 && from_start) spans[walk.strip].x = warp;
         if (lane == 0 && last) spans[walk.strip].y = warp;
@@ -185,19 +196,11 @@ __global__ void __launch_bounds__(kThreads, Groups == 1 && kWarps <= 16 ? 2 : 1)
   launch_dependents();
   const Pass at_first = pass_from(0);
   Walk walk = start(First(lane, matrix(0)), at_first);
-  fill<T, kThreads>(shared, p.codebook, p.scalar);
+  if constexpr (Table::kBytes > 0) fill<Table, T, kThreads>(shared, p.codebook, p.scalar);
   wait_for_previous_kernel();
   for (int column = 0; column < p.columns;) {
     const Pass pass = pass_from(column);
-    if (column % window == 0) {
-      const int width = min(window, p.columns - column) / 8;
-      for (int b = 0; b < p.batch; ++b) {
-        const T* row = static_cast<const T*>(p.x) + static_cast<int64_t>(b) * p.columns + column;
-        for (int i = threadIdx.x; i < width; i += kThreads) copy16(x + b * pitch + 16 * i, row + 8 * i);
-      }
-      commit_copies();
-      wait_copies<0>();
-    }
+    if (column % window == 0) A::load(p.x, p.batch, p.columns, column, min(window, p.columns - column), x, pitch, scales, room);
     __syncthreads();
     const int pieces = walk.pieces;
     with_codes(pass, [&](auto codes) { run(codes, pass, walk); });
@@ -220,10 +223,10 @@ struct Plan {
 
 // As much of the batch at once as leaves room for a window of 1024 columns of x, or all of them.
 Plan plan(const TableParams& p, int own) {
-  for (int batch = min(p.batch, 16);; batch = (batch + 1) / 2) {
+  for (int batch = min(p.batch, kMostBatch);; batch = (batch + 1) / 2) {
     const int sums = ((2 * own + kWarps - 1) * 64 << log2_above(batch)) + own * 8;
     const int fixed = Table::kBytes + kRing + sums;
-    const int most = (kMostShared - fixed) / batch / 2 - 8;
+    const int most = (kMostShared - kStatic - fixed) / (batch * kParts) / 2 - 8;
     int window = p.columns;
     if (most < p.columns) {
       const int whole = most / kWindow * kWindow;
@@ -232,7 +235,7 @@ Plan plan(const TableParams& p, int own) {
       const int windows = (p.columns + whole - 1) / whole;
       window = ((p.columns + windows - 1) / windows + kWindow - 1) / kWindow * kWindow;
     }
-    return {batch, window, fixed + batch * (2 * window + 16)};
+    return {batch, window, fixed + batch * kParts * (2 * window + 16)};
   }
 }
 
@@ -251,7 +254,8 @@ int multiply(TableParams p, int processors, cudaStream_t stream) {
     const Plan now = plan(p, (strips + blocks - 1) / blocks);
     if (!now.batch) return cudaErrorInvalidValue;
     p.batch = now.batch;
-    const auto launcher = now.batch > 8 ? launch<T, 2> : launch<T, 1>;
+    const int groups = (now.batch * kParts + 7) / 8;
+    const auto launcher = groups == 1 ? launch<T, 1> : groups == 2 ? launch<T, 2> : launch<T, 2 * kParts>;
     if (const int status = launcher(p, now, blocks, stream)) return status;
     done += p.batch;
     p.x = static_cast<const T*>(p.x) + static_cast<int64_t>(p.batch) * p.columns;

@@ -1,6 +1,7 @@
 // The codes and the table of the family that a library is built for.
 //   STEP_BITS, STATE_BITS, HALF: tcq-STEP_BITS/2, or with HALF half-tcq: STEP_BITS new bits a step in the first part of the
 //   columns, one more in the second
+//   STEP_BITS, STATE_BITS, COMPUTED: trellis2-STEP_BITS/2
 //   INDEX_BITS: vq-INDEX_BITS/2, and nuq-INDEX_BITS/2 by pairs of levels or, with LEVELS, level by level
 #pragma once
 #include "table_codes.cuh"
@@ -15,7 +16,9 @@ namespace table {
 #ifdef STEP_BITS  // tcq-STEP_BITS/2, or half-tcq with one bit more in the second part
 using First = TileCodes<STEP_BITS, STATE_BITS>;
 using Second = TileCodes<STEP_BITS + HALF, STATE_BITS>;
-#if STATE_BITS == 16
+#if COMPUTED
+using Table = Computed<STATE_BITS>;
+#elif STATE_BITS == 16
 constexpr int kMostStep = STEP_BITS + HALF, kEntryBits = kMostStep > 8 ? kMostStep + 1 : 9;
 using Table = Hashed<kEntryBits, copies_of(kEntryBits, TABLE_BYTES)>;
 #else

@@ -23,7 +23,7 @@ template <class T> __device__ __forceinline__ uint32_t pair_of(__half2 v) {
 
 // A block's threads write the table, every entry as often as it has copies. codebook: (entries, 2), or (levels) where
 // `scalar`: then an entry is a pair of levels, the first in its low bits, or with LEVELS a level twice.
-template <class T, int Threads>
+template <class Table, class T, int Threads>
 __device__ __forceinline__ void fill(uint8_t* entries, const __half* codebook, bool scalar) {
   constexpr int half_bits = log2_of(Table::kCount) / 2, pieces = Table::kBytes / 16;
   uint4* to = reinterpret_cast<uint4*>(entries);

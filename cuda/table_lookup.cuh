@@ -11,6 +11,7 @@
 #include <cstdint>
 
 #include "arithmetic.cuh"
+#include "trellis_decode.cuh"
 
 namespace table {
 
@@ -35,7 +36,7 @@ struct Entries {
   static constexpr uint32_t kMask = (kCount - 1u) << kIndexAt;
   const uint8_t* entries;
   uint32_t copy;
-  __device__ Entries(const uint8_t* entries, int lane) : entries(entries), copy(lane % Copies * 4) {}
+  __device__ Entries(const uint8_t* entries, int lane, uint32_t) : entries(entries), copy(lane % Copies * 4) {}
   __device__ __forceinline__ uint32_t entry(uint32_t index) const {
     return *reinterpret_cast<const uint32_t*>(entries + ((index & kMask) | copy));
   }
@@ -78,6 +79,22 @@ struct Levels : Entries<Bits, Copies> {
     constexpr int next = At + Bits;
     const uint32_t second = this->entry(moved<next % 32, Base::kIndexAt, Bits>(next < 32 ? low : high, high));
     return __byte_perm(first, second, 0x5410);
+  }
+};
+
+// trellis2: no table; the four bytes of multiplier x state are operands as they are (table_activations.cuh).
+template <int StateBits>
+struct Computed {
+  static constexpr int kBytes = 0;
+  uint32_t multiplier;
+  __device__ Computed(const uint8_t*, int, uint32_t multiplier) : multiplier(multiplier) {}
+  template <int At>
+  __device__ __forceinline__ uint32_t operand(uint32_t low, uint32_t high) const {
+    if constexpr (At + StateBits <= 32) {
+      return trellis::state_at<StateBits, At, true>(low) * multiplier;
+    } else {
+      return (__funnelshift_r(low, high, At) & ((1u << StateBits) - 1)) * multiplier;
+    }
   }
 };
 

@@ -22,6 +22,7 @@ ORDERS = [{}, {"WARPS": 3}, {"WARPS": 3, "EARLY_COPIES": 1}, {"WARPS": 3, "BACKW
 TRELLIS = [f"tcq-{rate}" for rate in ("1.5", "2", "2.5", "3", "3.5", "4", "4.5", "5")]
 HALVES = [f"half-tcq-{rate}" for rate in ("1.75", "2.25", "3.25", "4.25", "4.75")]
 VECTORS = [f"vq-{bits / 2:g}" for bits in range(3, 13)]
+PAIRS = [f"trellis2-{rate}" for rate in ("1", "1.5", "2", "2.5", "3")]
 SCALARS = [f"nuq-{bits}" for bits in range(2, 9)]
 
 
@@ -38,6 +39,8 @@ def with_random_table(name: str, state_bits: int) -> Quantizer:
     """The quantizer with a codebook of random numbers, which is there at once and differs in every entry."""
     quantizer = make_quantizer(name, state_bits)
     shape = instance(quantizer).codebook_shape
+    if shape is None:
+        return quantizer
     table = torch.randn(shape, generator=torch.Generator().manual_seed(len(shape) + shape[0]))
     return quantizer.with_codebook(table[table.view(shape[0], -1)[:, 0].argsort()].half())
 
@@ -59,16 +62,15 @@ def check_products(
     scale = (torch.rand(rows, generator=generator) + 0.5).half()
     encoded = Encoded(out_features=rows, in_features=columns, tensors={"codes": codes, "row_scale": scale})
     table = quantizer.codebook()
-    assert table is not None
     for dtype in dtypes:
-        rounded = quantizer.with_codebook(table.to(dtype).half())
+        rounded = quantizer if table is None else quantizer.with_codebook(table.to(dtype).half())
         weight = rounded.decode(encoded).double()
         for batch in batches:
             x = torch.randn(batch, columns, generator=generator).to(dtype)
             products = []
             for _ in range(2):
                 y = torch.full((batch, rows), torch.nan, dtype=dtype, device=device)
-                multiply(quantizer, table.to(device), codes.to(device), scale.to(device), x.to(device), y)
+                multiply(quantizer, None if table is None else table.to(device), codes.to(device), scale.to(device), x.to(device), y)
                 products.append(y.cpu().double())
             assert torch.equal(*products), "sums have one order: every run is the same"
             wanted = x.double() @ weight.T
@@ -87,6 +89,11 @@ def check_products(
         ("tcq-3", 16, 2),
         ("tcq-4.5", 16, 1),
         ("half-tcq-3.25", 16, 1),
+        ("trellis2-1", 16, 0),
+        ("trellis2-1.5", 16, 3),
+        ("trellis2-2", 16, 1),
+        ("trellis2-2.5", 12, 2),
+        ("trellis2-3", 16, 3),
         ("half-tcq-4.25", 12, 3),
         ("vq-1.5", 16, 1),
         ("vq-2", 16, 3),
@@ -107,7 +114,7 @@ def test_products_on_this_cpu(
 
 
 @pytest.mark.skipif(not has_compiler(), reason="no nvcc")
-@pytest.mark.parametrize("name", ["half-tcq-3.25", "vq-2", "nuq-6"])
+@pytest.mark.parametrize("name", ["half-tcq-3.25", "trellis2-2", "vq-2", "nuq-6"])
 def test_every_template_compiles(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BITPALETTE_CACHE", str(tmp_path))
     path = build("gemv_table", "90a", instance(make_quantizer(name)).defines)
@@ -116,7 +123,7 @@ def test_every_template_compiles(name: str, tmp_path: Path, monkeypatch: pytest.
 
 def test_every_member_of_the_families_has_a_library() -> None:
     listed = list(all_defines())
-    for name in (*TRELLIS, *HALVES, *VECTORS, *SCALARS, "published-tcq-3", "trained-tcq-3", "published-half-tcq-3.25"):
+    for name in (*TRELLIS, *HALVES, *PAIRS, *VECTORS, *SCALARS, "published-tcq-3", "trained-tcq-3", "published-half-tcq-3.25"):
         assert instance(make_quantizer(name)).defines in listed
     assert len({tuple(sorted(defines.items())) for defines in listed}) == len(listed)
 
@@ -142,7 +149,7 @@ def test_what_the_kernel_does_not_take_is_refused() -> None:
         tried(table=table[1:])
     with pytest.raises(ValueError, match="multiples of 16 bytes"):
         tried(codes=torch.zeros(385, dtype=torch.uint8)[1:])
-    with pytest.raises(ValueError, match="int-4 is not multiplied by table"):
+    with pytest.raises(ValueError, match="int-4 is not multiplied by pairs"):
         instance(make_quantizer("int-4"))
     with pytest.raises(KernelUnavailableError, match="run on a CUDA device, not on cpu"):
         tried()
@@ -153,7 +160,7 @@ def test_what_the_kernel_does_not_take_is_refused() -> None:
 @pytest.mark.parametrize("shape", [(16, 64), (576, 576), (576, 1536), (4096, 4096), (256, 14336)])
 @pytest.mark.parametrize(
     ("name", "state_bits"),
-    [(name, 16) for name in (*TRELLIS, *HALVES, *VECTORS, *SCALARS)]
+    [(name, 16) for name in (*TRELLIS, *HALVES, *PAIRS, *VECTORS, *SCALARS)]
     + [(name, 12) for name in ("tcq-1.5", "tcq-2", "tcq-3", "tcq-5", "half-tcq-2.25", "half-tcq-4.25")],
 )
 def test_products_on_a_gpu(name: str, state_bits: int, shape: tuple[int, int]) -> None:

@@ -1,5 +1,5 @@
-"""y = x W^T from packed codes that stand for two weights by a table (`cuda/gemv_table.cu`), batch 1 to 16: the families
-`tcq` and `half-tcq`, their trained and published kin, `vq` and `nuq`."""
+"""y = x W^T from packed codes that stand for two weights each (`cuda/gemv_table.cu`), batch 1 to 16: by a table, the families
+`tcq` and `half-tcq`, their trained and published kin, `vq` and `nuq`; computed, `trellis2`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from quantizers.base import Quantizer
 from quantizers.kernels.build import check, load
 from quantizers.kernels.gemv import MOST_BATCH, processors
 from quantizers.scalar import NonUniform
-from quantizers.trellis import HalfTrellis, Trellis
+from quantizers.trellis import ComputedPair, HalfTrellis, Trellis, computed_pair
 from quantizers.trellis.half import first_columns
 from quantizers.trellis.states import table_shape
 from quantizers.vector import Vector
@@ -39,6 +39,7 @@ class _Params(ctypes.Structure):
         ("batch", ctypes.c_int),
         ("first_columns", ctypes.c_int),
         ("scalar", ctypes.c_int),
+        ("multiplier", ctypes.c_uint32),
     )
 
 
@@ -46,12 +47,13 @@ class _Params(ctypes.Structure):
 class Instance:
     """How a quantizer is multiplied with. `defines`: of its library; `pair_bits`: of the code of two weights, in the
     first and in the second part of the columns (one part: the same); `gains`: what their table entries are divided by;
-    `codebook_shape`; `scalar`: the codebook holds levels, not pairs; `split`: columns of the first part."""
+    `codebook_shape`: None where weights are computed, by `multiplier`; `scalar`: the codebook holds levels, not pairs; `split`: columns of the first part."""
 
     defines: Mapping[str, int]
     pair_bits: tuple[int, int]
-    codebook_shape: tuple[int, ...]
+    codebook_shape: tuple[int, ...] | None
     scalar: bool = False
+    multiplier: int = 0
     split: Callable[[int], int]
     gains: Callable[[], tuple[float, float]]
 
@@ -95,6 +97,23 @@ def _half(quantizer: HalfTrellis) -> Instance:
     )
 
 
+def _pair_gains(quantizer: ComputedPair) -> tuple[float, float]:
+    unit = computed_pair.DEVIATION * computed_pair.CONSTANTS[quantizer.step_bits][1]
+    return (unit, unit)
+
+
+def _pair(quantizer: ComputedPair) -> Instance:
+    k, L = quantizer.step_bits, quantizer.state_bits
+    return Instance(
+        defines={"STEP_BITS": k, "STATE_BITS": L, "HALF": 0, "LEVELS": 0, "COMPUTED": 1},
+        pair_bits=(k, k),
+        codebook_shape=None,
+        multiplier=computed_pair.CONSTANTS[k][0],
+        split=_all_columns,
+        gains=partial(_pair_gains, quantizer),
+    )
+
+
 def _vector(quantizer: Vector) -> Instance:
     bits = quantizer.index_bits
     return Instance(
@@ -121,6 +140,7 @@ def _scalar(quantizer: NonUniform) -> Instance:
 _INSTANCES: Mapping[type[Quantizer], Callable[[Any], Instance]] = {
     Trellis: _trellis,
     HalfTrellis: _half,
+    ComputedPair: _pair,
     Vector: _vector,
     NonUniform: _scalar,
 }
@@ -133,9 +153,9 @@ def multiplied(quantizer: Quantizer) -> bool:
 
 @cache
 def instance(quantizer: Quantizer) -> Instance:
-    """How the quantizer is multiplied with. ValueError where it has no table of pairs."""
+    """How the quantizer is multiplied with. ValueError where its codes are not those of pairs."""
     if not multiplied(quantizer):
-        raise ValueError(f"{quantizer.name} is not multiplied by table: tcq, half-tcq, vq and nuq are")
+        raise ValueError(f"{quantizer.name} is not multiplied by pairs: tcq, half-tcq, trellis2, vq and nuq are")
     return _INSTANCES[type(quantizer)](quantizer)
 
 
@@ -156,9 +176,22 @@ def all_defines() -> Iterator[Mapping[str, int]]:
                 yield defines
 
 
+def _check_codebook(quantizer: Quantizer, codebook: torch.Tensor | None) -> None:
+    shape = instance(quantizer).codebook_shape
+    if codebook is None or shape is None:
+        if codebook is not None or shape is not None:
+            raise ValueError(f"{quantizer.name} {'needs a' if shape else 'takes no'} codebook")
+    elif tuple(codebook.shape) != shape or codebook.dtype != torch.float16:
+        raise ValueError(
+            f"the codebook of {quantizer.name} is float16 of shape {shape}, not {codebook.dtype} of {tuple(codebook.shape)}"
+        )
+    elif not codebook.is_contiguous() or codebook.data_ptr() % 4:
+        raise ValueError("the codebook is contiguous and begins at a multiple of 4 bytes")
+
+
 def multiply(
     quantizer: Quantizer,
-    codebook: torch.Tensor,
+    codebook: torch.Tensor | None,
     codes: torch.Tensor,
     row_scale: torch.Tensor,
     x: torch.Tensor,
@@ -166,7 +199,7 @@ def multiply(
 ) -> None:
     """y (batch, rows) = x (batch, columns) W^T, into `y`, on the current stream of the device.
 
-    codes, row_scale: as the quantizer stores them; codebook: its own, on the device; x and y float16 or bfloat16 (then
+    codes, row_scale: as the quantizer stores them; codebook: its own, on the device, None for trellis2; x and y float16 or bfloat16 (then
     the codebook is rounded to bfloat16), sums float32 in a fixed order. ValueError on what the kernel does not take:
     rows a multiple of 16, columns of 64, batch 1 to 16, tensors contiguous, codes and x from a multiple of 16 bytes."""
     how = instance(quantizer)
@@ -183,21 +216,17 @@ def multiply(
     size = first_bytes + rows * (columns - first) // 16 * how.pair_bits[1]
     if codes.numel() != size or codes.dtype != torch.uint8:
         raise ValueError(f"{codes.numel()} bytes of codes are not the {size} of {quantizer.name}, {rows} x {columns}")
-    if tuple(codebook.shape) != how.codebook_shape or codebook.dtype != torch.float16:
-        raise ValueError(
-            f"the codebook of {quantizer.name} is float16 of shape {how.codebook_shape}, "
-            f"not {codebook.dtype} of {tuple(codebook.shape)}"
-        )
+    _check_codebook(quantizer, codebook)
     if row_scale.shape != (rows,) or row_scale.dtype != torch.float16:
         raise ValueError(f"row_scale is float16 of shape ({rows},), not {row_scale.dtype} of {tuple(row_scale.shape)}")
-    if not all(t.is_contiguous() for t in (codebook, codes, row_scale, x, y)):
-        raise ValueError("codebook, codes, row_scale, x and y are contiguous")
-    if codes.data_ptr() % 16 or x.data_ptr() % 16 or codebook.data_ptr() % 4:
-        raise ValueError("codes and x begin at multiples of 16 bytes, the codebook at one of 4")
+    if not all(t.is_contiguous() for t in (codes, row_scale, x, y)):
+        raise ValueError("codes, row_scale, x and y are contiguous")
+    if codes.data_ptr() % 16 or x.data_ptr() % 16:
+        raise ValueError("codes and x begin at multiples of 16 bytes")
     library = load("gemv_table", x.device, how.defines)
     params = _Params(
         codes=(codes.data_ptr(), codes.data_ptr() + first_bytes),
-        codebook=codebook.data_ptr(),
+        codebook=None if codebook is None else codebook.data_ptr(),
         row_scale=row_scale.data_ptr(),
         x=x.data_ptr(),
         y=y.data_ptr(),
@@ -207,6 +236,7 @@ def multiply(
         batch=batch,
         first_columns=first,
         scalar=int(how.scalar),
+        multiplier=how.multiplier,
     )
     status = library.gemv_table(
         ctypes.byref(params),

@@ -95,7 +95,6 @@ def _product(
         if isinstance(decoder, ComputedTrellis):
             gemv.multiply(codes, scale, x.contiguous(), y, decoder.quarters)
         else:
-            assert codebook is not None
             gemv_table.multiply(decoder, codebook, codes, scale, x.contiguous(), y)
         return y
     if has_dequantizer(quantizer, state_bits, out_features, x):

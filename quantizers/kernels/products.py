@@ -73,8 +73,7 @@ class Packed:
             quarters = self._quantizer.quarters
             return lambda x, y: gemv.multiply(codes, scale, x, y, quarters)
         table = self._quantizer.codebook()
-        assert table is not None
-        held = table.to(codes.device)
+        held = None if table is None else table.to(codes.device)
         return lambda x, y: gemv_table.multiply(self._quantizer, held, codes, scale, x, y)
 
 
