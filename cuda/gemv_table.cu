@@ -1,9 +1,10 @@
-// y = x W^T from packed codes that stand for two weights each by a table: tcq, half-tcq, vq, nuq; batch 1 to 16.
+// y = x W^T from packed codes that stand for two weights each: by a table, tcq, half-tcq, vq, nuq; computed, trellis2.
 //
 // A table entry is two neighbouring weights in half precision, which is just one register of operand A of m16n8k16: a
 // pair of weights costs its extraction from the stream, its index and one lookup (table_lookup.cuh), with sums in
 // float32. x is float16 or bfloat16; for the latter the table is rounded to bfloat16 (relative error 2^-9 at most,
-// that of x).
+// that of x). The pair of a state of trellis2 is one product of integers, whose four bytes are a register of operand A of
+// m16n8k32: 13 to 18 instructions for 256 weights, where tables take 27 (table_activations.cuh).
 //
 // Layout (table_codes.cuh): strips of 16 rows; an item is 8 or 16 tiles of a strip, copied by a warp to its ring in
 // shared memory. A block owns some strips and each warp an equal part of their items, across strips; first copies and
@@ -44,12 +45,13 @@ namespace {
 #define WARPS 16
 #endif
 constexpr int kWarps = WARPS, kThreads = kWarps * 32;
+constexpr bool kComputed = Table::kBytes == 0;
 constexpr int kMostBatch = 16, kWindow = 256;  // windows of x are multiples of it
 constexpr int kMostShared = 232448, kStatic = kMostBatch * (kWarps + 1) * 4;  // bytes of a block's
 // Copies of a warp under way: as many as let two blocks fit on an SM at 4096 columns and batch 1 (so that the next
-// kernel's first copies and its table overlap with this one), where the table does.
+// kernel's first copies and its table overlap with this one), where the table does; at 14336 columns where there is none.
 constexpr int kSlot = largest(First::kSlot, Second::kSlot);
-constexpr int kOther = 8208 + 1600 + 1024;  // bytes of x, of sums, and what the system keeps of a block's
+constexpr int kOther = (kComputed ? 57376 : 8208) + 1600 + 1024 + kStatic;  // of x, of sums, and what the system keeps
 constexpr int kRoom = (Table::kBytes <= 65536 ? 116736 - kOther : kMostShared - 32768) - Table::kBytes;
 constexpr int kStages = kRoom / kWarps / kSlot < 2 ? 2 : kRoom / kWarps / kSlot > 4 ? 4 : kRoom / kWarps / kSlot;
 constexpr int kRing = kWarps * kStages * kSlot;
@@ -58,13 +60,12 @@ static_assert(Table::kBytes % 16 == 0 && kSlot % 16 == 0 && Table::kBytes + kRin
 
 template <int I> using Number = std::integral_constant<int, I>;
 
-template <class T> using Activations = std::conditional_t<Table::kBytes == 0, PairBytes<T, kThreads>, Halves<T, kThreads>>;
-constexpr int kParts = Activations<__half>::kParts;
+constexpr int parts_of(int batch) { return kComputed && batch <= 4 ? 2 : 1; }  // rows of an activation
 
-template <class T, int Groups>
+template <class T, int Groups, int Parts>
 __global__ void __launch_bounds__(kThreads, Groups == 1 && kWarps <= 16 ? 2 : 1)
     gemv(const __grid_constant__ TableParams p, int each, int larger, int window, int width) {
-  using A = Activations<T>;
+  using A = std::conditional_t<kComputed, PairBytes<T, kThreads, Parts>, Halves<T, kThreads>>;
   extern __shared__ __align__(128) uint8_t shared[];
   __shared__ float scales[kMostBatch];
   __shared__ uint32_t room[kMostBatch * kWarps];
@@ -77,7 +78,7 @@ __global__ void __launch_bounds__(kThreads, Groups == 1 && kWarps <= 16 ? 2 : 1)
   uint8_t* x = shared + Table::kBytes + kRing;
   // Sums have room for a batch of 2^width.
   const int of_strip = 16 << width;
-  float* places = reinterpret_cast<float*>(x + p.batch * kParts * pitch);  // (own + warps - 1, 16, 2^width)
+  float* places = reinterpret_cast<float*>(x + p.batch * Parts * pitch);  // (own + warps - 1, 16, 2^width)
   float* sums = places + (own + kWarps - 1) * of_strip;            // (own, 16, 2^width)
   uint2* spans = reinterpret_cast<uint2*>(sums + own * of_strip);  // (own): first and last warp of a strip
 
@@ -99,7 +100,7 @@ __global__ void __launch_bounds__(kThreads, Groups == 1 && kWarps <= 16 ? 2 : 1)
     const uint8_t* lane_x[Groups];
 #pragma unroll
     for (int group = 0; group < Groups; ++group)
-      lane_x[group] = x + min(group * 8 + lane / 4, p.batch * kParts - 1) * pitch + (pass.begin % window + 16 * q) * 2;
+      lane_x[group] = x + min(group * 8 + lane / 4, p.batch * Parts - 1) * pitch + (pass.begin % window + 16 * q) * 2;
     float* place = places + (warp + walk.strip) * of_strip;
     bool from_start = walk.piece == 0;
     typename A::Sum acc[Groups][2][4] = {};
@@ -151,13 +152,13 @@ __global__ void __launch_bounds__(kThreads, Groups == 1 && kWarps <= 16 ? 2 : 1)
 #pragma unroll
         for (int group = 0; group < Groups; ++group)
 #pragma unroll
-          for (int i = 0; i < 4; i += kParts) {
-            const int b = (group * 8 + 2 * q + i % 2) / kParts;
+          for (int i = 0; i < 4; i += Parts) {
+            const int b = (group * 8 + 2 * q + i % 2) / Parts;
 #pragma unroll
-            for (int part = i; part < i + kParts; ++part) acc[group][0][part] += acc[group][1][part];
+            for (int part = i; part < i + Parts; ++part) acc[group][0][part] += acc[group][1][part];
             if (b < p.batch) place[(Codes::row(lane, i / 2) << width) + b] = A::value(acc[group][0] + i, scales[b]);
 #pragma unroll
-            for (int part = i; part < i + kParts; ++part) acc[group][0][part] = acc[group][1][part] = 0;
+            for (int part = i; part < i + Parts; ++part) acc[group][0][part] = acc[group][1][part] = 0;
           }
         if (lane == 0 && from_start) spans[walk.strip].x = warp;
         if (lane == 0 && last) spans[walk.strip].y = warp;
@@ -196,7 +197,7 @@ __global__ void __launch_bounds__(kThreads, Groups == 1 && kWarps <= 16 ? 2 : 1)
   launch_dependents();
   const Pass at_first = pass_from(0);
   Walk walk = start(First(lane, matrix(0)), at_first);
-  if constexpr (Table::kBytes > 0) fill<Table, T, kThreads>(shared, p.codebook, p.scalar);
+  if constexpr (!kComputed) fill<Table, T, kThreads>(shared, p.codebook, p.scalar);
   wait_for_previous_kernel();
   for (int column = 0; column < p.columns;) {
     const Pass pass = pass_from(column);
@@ -226,7 +227,7 @@ Plan plan(const TableParams& p, int own) {
   for (int batch = min(p.batch, kMostBatch);; batch = (batch + 1) / 2) {
     const int sums = ((2 * own + kWarps - 1) * 64 << log2_above(batch)) + own * 8;
     const int fixed = Table::kBytes + kRing + sums;
-    const int most = (kMostShared - kStatic - fixed) / (batch * kParts) / 2 - 8;
+    const int most = (kMostShared - kStatic - fixed) / (batch * parts_of(batch)) / 2 - 8;
     int window = p.columns;
     if (most < p.columns) {
       const int whole = most / kWindow * kWindow;
@@ -235,14 +236,14 @@ Plan plan(const TableParams& p, int own) {
       const int windows = (p.columns + whole - 1) / whole;
       window = ((p.columns + windows - 1) / windows + kWindow - 1) / kWindow * kWindow;
     }
-    return {batch, window, fixed + batch * kParts * (2 * window + 16)};
+    return {batch, window, fixed + batch * parts_of(batch) * (2 * window + 16)};
   }
 }
 
-template <class T, int Groups>
+template <class T, int Groups, int Parts>
 int launch(const TableParams& p, const Plan& plan, int blocks, cudaStream_t stream) {
   const int strips = p.rows / 16;
-  return launch_overlapped(gemv<T, Groups>, blocks, kThreads, plan.bytes, stream, p, strips / blocks, strips % blocks,
+  return launch_overlapped(gemv<T, Groups, Parts>, blocks, kThreads, plan.bytes, stream, p, strips / blocks, strips % blocks,
                            plan.window, log2_above(plan.batch));
 }
 
@@ -254,8 +255,7 @@ int multiply(TableParams p, int processors, cudaStream_t stream) {
     const Plan now = plan(p, (strips + blocks - 1) / blocks);
     if (!now.batch) return cudaErrorInvalidValue;
     p.batch = now.batch;
-    const int groups = (now.batch * kParts + 7) / 8;
-    const auto launcher = groups == 1 ? launch<T, 1> : groups == 2 ? launch<T, 2> : launch<T, 2 * kParts>;
+    const auto launcher = now.batch > 8 ? launch<T, 2, 1> : now.batch > 4 ? launch<T, 1, 1> : launch<T, 1, parts_of(1)>;
     if (const int status = launcher(p, now, blocks, stream)) return status;
     done += p.batch;
     p.x = static_cast<const T*>(p.x) + static_cast<int64_t>(p.batch) * p.columns;

@@ -77,7 +77,7 @@ FAMILIES: tuple[Family, ...] = (
     _trellis("published-tcq", lambda k, L: Trellis(step_bits=k, state_bits=L, published=True), range(3, 11)),
     _trellis("published-half-tcq", lambda k, L: HalfTrellis(step_bits=k, state_bits=L, published=True), range(3, 10)),
     _trellis("trellis", _computed, range(5, 25)),
-    _trellis("trellis2", lambda k, L: ComputedPair(step_bits=k, state_bits=L), range(2, 7)),
+    _trellis("trellis2", lambda k, L: ComputedPair(step_bits=k, state_bits=L), range(2, 9)),
 )
 
 

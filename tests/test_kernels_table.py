@@ -22,7 +22,7 @@ ORDERS = [{}, {"WARPS": 3}, {"WARPS": 3, "EARLY_COPIES": 1}, {"WARPS": 3, "BACKW
 TRELLIS = [f"tcq-{rate}" for rate in ("1.5", "2", "2.5", "3", "3.5", "4", "4.5", "5")]
 HALVES = [f"half-tcq-{rate}" for rate in ("1.75", "2.25", "3.25", "4.25", "4.75")]
 VECTORS = [f"vq-{bits / 2:g}" for bits in range(3, 13)]
-PAIRS = [f"trellis2-{rate}" for rate in ("1", "1.5", "2", "2.5", "3")]
+PAIRS = [f"trellis2-{rate}" for rate in ("1", "1.5", "2", "2.5", "3", "3.5", "4")]
 SCALARS = [f"nuq-{bits}" for bits in range(2, 9)]
 
 
@@ -61,7 +61,7 @@ def check_products(
     codes = torch.randint(0, 256, (size,), dtype=torch.uint8, generator=generator)
     scale = (torch.rand(rows, generator=generator) + 0.5).half()
     encoded = Encoded(out_features=rows, in_features=columns, tensors={"codes": codes, "row_scale": scale})
-    table = quantizer.codebook()
+    table, computed = quantizer.codebook(), instance(quantizer).codebook_shape is None
     for dtype in dtypes:
         rounded = quantizer if table is None else quantizer.with_codebook(table.to(dtype).half())
         weight = rounded.decode(encoded).double()
@@ -75,7 +75,8 @@ def check_products(
             assert torch.equal(*products), "sums have one order: every run is the same"
             wanted = x.double() @ weight.T
             error = ((products[0] - wanted).norm() / wanted.norm()).item()
-            assert error < (4e-4 if dtype == torch.float16 else 3e-3)  # rounding of the output
+            rounding = 4e-4 if dtype == torch.float16 else 3e-3  # of the output
+            assert error < rounding + (1.2e-2 if computed and batch > 4 else 0.0)  # then activations have 8 bits
 
 
 @needs_gxx

@@ -1,4 +1,4 @@
-r"""`trellis2-R`: a computed code with two weights a step, at 1 to 3 bits in halves; half the decoding of `trellis-R`.
+r"""`trellis2-R`: a computed code with two weights a step, at 1 to 4 bits in halves; half the decoding of `trellis-R`.
 
     (c_0, c_1) = (7 b_0 + 5 b_1 - 5 b_3,  5 b_1 + 7 b_2 + 5 b_3),     b: the four signed bytes of m s mod 2^32
 
@@ -42,6 +42,8 @@ CONSTANTS = {
     4: (0x043B27B7, 0.96),
     5: (0x82D9D721, 0.94),
     6: (0xD0DBC74D, 0.91),
+    7: (0x6A8C641B, 0.89),
+    8: (0xEFE7F9F9, 0.84),
 }
 
 
@@ -56,14 +58,14 @@ def state_values(state_bits: int, multiplier: int) -> torch.Tensor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComputedPair(ColumnQuantizer):
-    """`trellis2-R`: `step_bits` k = 2 R (2..6), `state_bits` L (8..16)."""
+    """`trellis2-R`: `step_bits` k = 2 R (2..8), `state_bits` L (8..16)."""
 
     step_bits: int
     state_bits: int = 16
 
     def __post_init__(self) -> None:
         if self.step_bits not in CONSTANTS:
-            raise ValueError(f"trellis2 has 2 to 6 new bits for two weights, not {self.step_bits}")
+            raise ValueError(f"trellis2 has 2 to 8 new bits for two weights, not {self.step_bits}")
         checked_state_bits(self.state_bits, self.step_bits)
 
     @property
