@@ -1,7 +1,8 @@
 r"""A linear layer that holds its codes and nothing else: y = decode(codes) (R x) + bias.
 
 W x = (W R')(R x), so that the weight stays in the rotated basis and only the input is rotated. The product is made from
-the codes by `quantizers.kernels.operators`: by a kernel where there is one, else by decoding anew at every call."""
+the codes by `quantizers.kernels.operators`: by a kernel where there is one, else by decoding anew at every call. Layers
+that read one input rotate it once (`quantizers.modules`)."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from torch import nn
 
 from quantizers.base import Encoded, Quantizer
 from quantizers.kernels.operators import product, rotate
+from quantizers.modules.handover import Handover
 from quantizers.rotation import Rotation
 
 
@@ -33,6 +35,12 @@ class QuantizedLinear(nn.Module):
         for key, tensor in encoded.tensors.items():
             self.register_buffer(key, tensor.view(torch.int16) if tensor.dtype == torch.float16 else tensor)
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+        self._rotated: Handover | None = None
+        self._taker = 0
+
+    def share_rotation(self, rotated: Handover | None, taker: int) -> None:
+        """Take R x from `rotated`, whose modules all have this rotation, as number `taker`; None: rotate alone."""
+        self._rotated, self._taker = rotated, taker
 
     @property
     def encoded(self) -> Encoded:
@@ -47,11 +55,19 @@ class QuantizedLinear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x (..., in) -> (..., out) in the dtype of x; the rotation works in float32."""
-        rows = x.reshape(-1, self.in_features)
-        rotated = rows if self.rotation is None else rotate(rows, self.rotation)
+        rotated = self._turned(x) if self._rotated is None else self._rotated.take(self._taker, x, self._for_all)
         y = product(rotated, self.encoded, self.quantizer)
         y = y.view(*x.shape[:-1], self.out_features)
         return y if self.bias is None else y + self.bias.to(x.dtype)
+
+    def _turned(self, x: torch.Tensor) -> torch.Tensor:
+        """x (..., in) -> R x (rows, in), x itself where the quantizer does not rotate."""
+        rows = x.reshape(-1, self.in_features)
+        return rows if self.rotation is None else rotate(rows, self.rotation)
+
+    def _for_all(self, x: torch.Tensor) -> list[torch.Tensor]:
+        assert self._rotated is not None
+        return [self._turned(x)] * len(self._rotated.takers)
 
     def dense_weight(self) -> torch.Tensor:
         """(out, in) float32, un-rotated."""

@@ -19,6 +19,7 @@ from quantizers.checkpoint.shards import checked_tensors
 from quantizers.checkpoint.surgery import install, packable
 from quantizers.models import LinearSlot, LoadedModel, linear_slots
 from quantizers.models.loading import empty_model
+from quantizers.modules.fusing import fuse, units_of
 from quantizers.rotation import Rotation
 
 
@@ -28,11 +29,13 @@ def load_checkpoint(
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
     packed: bool = False,
+    fused: bool = True,
 ) -> LoadedModel:
-    """The quantized model, in eval mode. `packed`: linears hold their codes and decode at every call (experts are dense
-    always); else dense un-rotated weights of `dtype`.
+    """The quantized model, in eval mode. `packed`: linears hold their codes, from which every call makes its product
+    (experts are dense always), one product for the layers that the plan fuses unless `fused` is False; else dense
+    un-rotated weights of `dtype`.
 
-    FileNotFoundError, or ValueError that names the damaged tensor and its layer."""
+    FileNotFoundError, or ValueError that names the damaged tensor and its layer, or a layer that cannot be fused."""
     folder, device = Path(path), torch.device(device)
     content, quantization = read_config(folder)
     codes: dict[str, dict[str, torch.Tensor]] = {name: {} for name in quantization.layers}
@@ -62,6 +65,8 @@ def load_checkpoint(
         install(model, slot, encoded, quantizer, rotation_of(quantization, name, quantizer), packed=False)
     fill(folder, other_tensors(model, slots.values()), others)
     add_generation_config(folder, model)
+    if packed:
+        fuse(model, units_of(quantization.layers, kept_packed) if fused else ())
     model.eval().requires_grad_(False)
     return LoadedModel(model=model, tokenizer=read_tokenizer(folder), path=folder, source_dtype="bitpalette")
 

@@ -1,7 +1,8 @@
 r"""The same plan applied to a model in memory, without a file: what a loaded checkpoint equals bit for bit.
 
 dense:  W <- decode(codes) R, written into the live parameter, which any code that knows the model can run;
-packed: the linear is replaced by a `QuantizedLinear` that holds the codes (experts stay dense: they are slices)."""
+packed: the linear is replaced by a `QuantizedLinear` that holds the codes (experts stay dense: they are slices), and
+        those that the plan fuses become one product (quantizers.modules)."""
 
 from __future__ import annotations
 
@@ -19,6 +20,7 @@ from quantizers.checkpoint.layout import LayerChoice
 from quantizers.checkpoint.other_tensors import other_tensors, rounded
 from quantizers.linear import QuantizedLinear
 from quantizers.models import LinearSlot, LoadedModel, linear_slots
+from quantizers.modules.fusing import fuse, units_of
 from quantizers.rotation import Rotation
 
 
@@ -34,17 +36,21 @@ def quantize_in_place(
 ) -> pd.DataFrame:
     """Change `loaded.model` into the quantized model of the plan, other tensors rounded to 16 bits as on disk.
 
-    Returns the rows that `write_checkpoint` returns; ValueError as there."""
+    Returns the rows that `write_checkpoint` returns; ValueError as there, or where layers cannot be fused."""
     slots = linear_slots(loaded.model)
     layers = planned_layers(loaded.model, slots, choices, rotation_seed=rotation_seed, state_bits=state_bits)
     for name, tensor in other_tensors(loaded.model, slots.values()).items():
         tensor.copy_(rounded(name, tensor, loaded.source_dtype))
+    whole = [name for name, slot in slots.items() if packable(slot)]
+    units = units_of({layer.slot.name: layer.choice for layer in layers}, whole) if packed else []
     rows = []
     for code in encode_layers(layers, None if cache is None else CodeCache(cache), progress):
         layer = code.layer
         encoded = on_device(code.encoded, layer.slot.parameter.device)
         install(loaded.model, layer.slot, encoded, layer.quantizer, layer.rotation, packed=packed)
         rows.append(code.report())
+    if packed:
+        fuse(loaded.model, units)
     return pd.DataFrame(rows)
 
 
