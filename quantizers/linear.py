@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from quantizers.base import Encoded, Quantizer
-from quantizers.kernels.operators import product, rotate
+from quantizers.kernels.operators import rotate, state_bits, table_on
 from quantizers.modules.handover import Handover
 from quantizers.rotation import Rotation
 
@@ -35,6 +35,8 @@ class QuantizedLinear(nn.Module):
         for key, tensor in encoded.tensors.items():
             self.register_buffer(key, tensor.view(torch.int16) if tensor.dtype == torch.float16 else tensor)
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+        # found once, here: torch.compile cannot trace how a codebook is computed and hashed
+        self._keys, self._state_bits, self._table = ",".join(self.dtypes), state_bits(quantizer), quantizer.codebook()
         self._rotated: Handover | None = None
         self._taker = 0
 
@@ -56,7 +58,11 @@ class QuantizedLinear(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x (..., in) -> (..., out) in the dtype of x; the rotation works in float32."""
         rotated = self._turned(x) if self._rotated is None else self._rotated.take(self._taker, x, self._for_all)
-        y = product(rotated, self.encoded, self.quantizer)
+        if self._table is not None and self._table.device != x.device:
+            self._table = table_on(self._table, x.device)  # one for all layers, which is why it is no buffer
+        tensors = list(self.encoded.tensors.values())
+        given = self._keys, self.quantizer.name, self._state_bits, self.out_features, self._table
+        y: torch.Tensor = torch.ops.bitpalette.product(rotated, tensors, *given)
         y = y.view(*x.shape[:-1], self.out_features)
         return y if self.bias is None else y + self.bias.to(x.dtype)
 

@@ -63,7 +63,7 @@ def held_bytes(model: LoadedModel) -> int:
 
 
 def decoded(model: LoadedModel, batch: int, kind: str) -> torch.Tensor:
-    """Logits (batch, 12, vocabulary) of a prompt of 9 tokens and 3 more, one by one, with a cache: dynamic or static."""
+    """Logits (batch, 12, vocabulary) of a prompt of 9 tokens and 3 more, one by one, with a dynamic or static cache."""
     tokens = torch.randint(0, VOCABULARY, (batch, 12), generator=torch.Generator().manual_seed(7))
     config = model.model.config
     cache = DynamicCache(config=config) if kind == "dynamic" else StaticCache(config=config, max_cache_len=16)

@@ -31,17 +31,21 @@ KERNEL_DTYPES = (torch.float16, torch.bfloat16)
 def product(x: torch.Tensor, encoded: Encoded, quantizer: Quantizer) -> torch.Tensor:
     """x (batch, in), rotated where the quantizer is -> (batch, out) in the dtype of x."""
     keys, tensors = zip(*encoded.tensors.items(), strict=True)
-    state_bits = int(quantizer.settings().get("state_bits", 0))
     table = quantizer.codebook()
-    held = None if table is None else _table_on(table, x.device)
+    held = None if table is None else table_on(table, x.device)
     result: torch.Tensor = torch.ops.bitpalette.product(
-        x, list(tensors), ",".join(keys), quantizer.name, state_bits, encoded.out_features, held
+        x, list(tensors), ",".join(keys), quantizer.name, state_bits(quantizer), encoded.out_features, held
     )
     return result
 
 
+def state_bits(quantizer: Quantizer) -> int:
+    """L as the operators take it: 0 where the quantizer has no states."""
+    return int(quantizer.settings().get("state_bits", 0))
+
+
 @lru_cache(maxsize=1024)
-def _table_on(table: torch.Tensor, device: torch.device) -> torch.Tensor:
+def table_on(table: torch.Tensor, device: torch.device) -> torch.Tensor:
     """A codebook on a device, copied once: a CUDA graph cannot copy it."""
     return table.to(device)
 
