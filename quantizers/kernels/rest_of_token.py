@@ -1,23 +1,25 @@
 """The rest of a token: the time of a decoding step without its linear layers, of a config alone.
 
-A model of random weights is built from config.json, every layer that may be quantized replaced by one that hands out
-a buffer and does nothing, and one step (batch sequences, one token each, `context` tokens in a static cache) captured
-as a CUDA graph: embedding, norms, rotary, attention, the activation, the head in 16 bits. The rotation of the inputs of
-quantized layers is not in it."""
+`lean`: the step that `decode_step` measures, its products replaced by buffers that are there already: embedding, norms,
+rotations of inputs, rotary, attention, the activation, the head, the greedy token. For families that have no lean step,
+transformers' own, captured as a CUDA graph too; rotations are then not in it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, StaticCache
+from transformers import AutoConfig, PreTrainedConfig, StaticCache
 
 from quantizers.kernels.chain import graphed, microseconds
-from quantizers.models import linear_slots
+from quantizers.kernels.lean_step import FAMILIES, LeanStep
+from quantizers.kernels.random_model import block_layers, draw_others, random_model, shapes_alone, whole_linears
+from quantizers.kernels.random_plan import read_plan
 
 STEPS = 15  # timed replays
+# Products are left out: what counts of these plans is which inputs they rotate, all or none.
+STAND_INS = {True: "trellis-2:fused", False: "fp16:fused"}
 
 
 class Absent(nn.Module):
@@ -33,47 +35,22 @@ class Absent(nn.Module):
         return self.get_buffer("output").view(*x.shape[:-1], self.out_features)
 
 
-@contextmanager
-def parameters_on_meta() -> Iterator[None]:
-    """Parameters made in here take no memory; buffers (rotary frequencies) are computed as ever."""
-    register = nn.Module.register_parameter
-
-    def on_meta(module: nn.Module, name: str, param: nn.Parameter | None) -> None:
-        if param is not None and not param.is_meta:  # a tied parameter stays the one that it is
-            param = nn.Parameter(param.to("meta"), requires_grad=False)
-        register(module, name, param)
-
-    nn.Module.register_parameter = on_meta  # type: ignore[method-assign, assignment]
-    try:
-        yield
-    finally:
-        nn.Module.register_parameter = register  # type: ignore[method-assign]
-
-
 def without_linears(config: PreTrainedConfig, batch: int, device: torch.device, dtype: torch.dtype) -> nn.Module:
     """The model of random weights, its quantizable layers absent. ValueError for a family that is not supported, or
     whose layers are slices of experts."""
-    with parameters_on_meta():
-        model: nn.Module = AutoModelForCausalLM.from_config(config, dtype=dtype)
-    for name, slot in linear_slots(model).items():
-        if slot.index:
-            raise ValueError(f"{name} is part of a tensor of experts: the rest of a token is measured for dense models")
+    model = shapes_alone(config, dtype)
+    for name, slot in whole_linears(model).items():
         parent, _, last = name.rpartition(".")
         setattr(model.get_submodule(parent), last, Absent(slot.parameter.shape[0], batch, dtype, device))
-    drawn: dict[int, nn.Parameter] = {}  # a tied weight is one parameter
-    for module in model.modules():
-        for key, parameter in list(module.named_parameters(recurse=False)):
-            if id(parameter) not in drawn:
-                values = torch.randn(parameter.shape, device=device).mul_(0.02).to(dtype)
-                drawn[id(parameter)] = nn.Parameter(values, requires_grad=False)
-            module.register_parameter(key, drawn[id(parameter)])
+    draw_others(model, dtype, torch.Generator(device).manual_seed(0))
     return model.to(device).eval()
 
 
 def step(
     model: nn.Module, config: PreTrainedConfig, batch: int, context: int, device: torch.device
 ) -> Callable[[], object]:
-    """One token for each of `batch` sequences that have `context` - 1 in their static cache."""
+    """One token for each of `batch` sequences, in a static cache of `context`; the n-th call is at place n - 1, so that
+    at most `context` calls are made."""
     cache = StaticCache(config=config, max_cache_len=context)
     tokens = torch.randint(0, config.get_text_config().vocab_size, (batch, 1), device=device)
     place = torch.full((batch, 1), context - 1, device=device)
@@ -87,8 +64,24 @@ def step(
     return work
 
 
+def lean_rest(
+    config: PreTrainedConfig, batch: int, context: int, device: torch.device, *,
+    head: str = "fp16", compiled: bool = True, attention: str = "masked", rotated: bool = True,
+) -> LeanStep:  # fmt: skip
+    """The lean step without its products. head: as of `random_model`; rotated: whether inputs of layers are.
+
+    ValueError for a family that is not lean."""
+    chosen = read_plan(STAND_INS[rotated], block_layers(config))
+    generator = torch.Generator(device).manual_seed(0)
+    model = random_model(config, chosen, head=head, dtype=torch.float16, generator=generator)
+    return LeanStep(model, batch=batch, capacity=context, compiled=compiled, attention=attention, absent=True)
+
+
 def rest_microseconds(folder: str, batch: int, context: int, device: torch.device) -> list[float]:
     """Of one step, in each of several replays. folder: of config.json, or a hub id."""
     config = AutoConfig.from_pretrained(folder)
+    if config.model_type in FAMILIES:
+        torch.compiler.reset()  # compiled for one batch at a time
+        return microseconds(graphed(lean_rest(config, batch, context, device)), STEPS)
     model = without_linears(config, batch, device, torch.float16)
     return microseconds(graphed(step(model, config, batch, context, device)), STEPS)

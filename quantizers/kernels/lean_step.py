@@ -1,0 +1,157 @@
+r"""One decoding step of a model of the Llama kind, lean: about ten launches a block besides its products.
+
+    tokens -> embed, norm -> { q k v, rotary and cache, attention, o; norm, gate up, activation, down } -> norm, head
+
+It takes the modules of a loaded or random model (packed, fused, 16 bits) and runs their products between glue that
+torch.compile makes one kernel each of (`lean_glue`). Its state is static: tokens, place, caches; a CUDA graph of one
+call is the step of every token. The greedy token of each sequence is left in `tokens`, the place stays where it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from quantizers.kernels import lean_glue
+from quantizers.kernels.int8_head import Int8Head, int8_product
+from quantizers.kernels.lean_products import Absent, Group, products_of
+
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3")  # whose blocks are what this file computes
+ATTENTION = {"full": lean_glue.full_attention, "masked": lean_glue.masked_attention}
+HEAD_NORMS = ("qwen3",)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Block:
+    """Weights of norms (n,), of the norms of heads (d,), the caches (batch, key heads, capacity, d), and products."""
+
+    attention_norm: torch.Tensor
+    mlp_norm: torch.Tensor
+    q_norm: torch.Tensor | None
+    k_norm: torch.Tensor | None
+    keys: torch.Tensor
+    values: torch.Tensor
+    qkv: Group
+    o: Group
+    gate_up: Group
+    down: Group
+
+
+def check_family(config: Any, capacity: int) -> None:
+    """ValueError unless the blocks of this config are those that a lean step computes."""
+    if config.model_type not in FAMILIES:
+        raise ValueError(f"no lean step for {config.model_type}; {', '.join(FAMILIES)} have one (--step transformers)")
+    window = getattr(config, "sliding_window", None)
+    if window is not None and window < capacity and getattr(config, "use_sliding_window", True):
+        raise ValueError(f"a window of {window} tokens is shorter than the context of {capacity} (--step transformers)")
+    if config.hidden_act not in ("silu", "swish"):
+        raise ValueError(f"the activation {config.hidden_act} is not silu (--step transformers)")
+
+
+class LeanStep:
+    """`batch` sequences, `capacity` tokens of cache. compiled: glue by torch.compile; attention: `masked` for any
+    place, `full` for the last place alone."""
+
+    def __init__(
+        self, model: nn.Module, *, batch: int, capacity: int, compiled: bool, attention: str, absent: bool = False
+    ) -> None:
+        """absent: the products of the blocks take no time, their rotations and all else do. ValueError for a family
+        that is not lean."""
+        config: Any = model.config
+        check_family(config, capacity)
+        if attention not in ATTENTION:
+            raise ValueError(f"attention {attention!r} is none of {', '.join(ATTENTION)}")
+        body: Any = model.get_submodule("model")
+        embedding = body.embed_tokens.weight.detach()
+        self._dtype, self._device = embedding.dtype, embedding.device
+        self._embedding, self._last_norm = embedding, body.norm.weight.detach()
+        self._eps = float(config.rms_norm_eps)
+        self.capacity = capacity
+        self.tokens = torch.zeros(batch, dtype=torch.int64, device=self._device)
+        self.place = torch.full((1,), capacity - 1, dtype=torch.int64, device=self._device)
+        positions = torch.arange(capacity, device=self._device)[None]
+        cos, sin = body.rotary_emb(torch.zeros(1, dtype=torch.float32, device=self._device), positions)
+        self._cos, self._sin = cos[0], sin[0]
+        self._blocks = [self._block(layer, config, batch, absent) for layer in body.layers]
+        self._head = head_of(model.get_output_embeddings(), compiled)  # type: ignore[operator]
+        self._embed, self._add_norm = glue(lean_glue.embed, compiled), glue(lean_glue.add_norm, compiled)
+        self._place_token, self._activate = glue(lean_glue.place_token, compiled), glue(lean_glue.activate, compiled)
+        self._greedy = glue(lean_glue.greedy, compiled)
+        self._attend = glue(ATTENTION[attention], compiled and attention == "masked")
+
+    def _block(self, layer: Any, config: Any, batch: int, absent: bool) -> Block:
+        attention, mlp = layer.self_attn, layer.mlp
+        shape = batch, config.num_key_value_heads, self.capacity, attention.head_dim
+        caches = [torch.zeros(shape, dtype=self._dtype, device=self._device) for _ in range(2)]
+
+        def group(holder: nn.Module, *names: str) -> Group:
+            products = products_of(holder, names)
+            if absent:
+                return Group([Absent.like(product, batch, self._dtype, self._device) for product in products])
+            return Group(products)
+
+        normed = config.model_type in HEAD_NORMS
+        return Block(
+            attention_norm=layer.input_layernorm.weight.detach(),
+            mlp_norm=layer.post_attention_layernorm.weight.detach(),
+            q_norm=attention.q_norm.weight.detach() if normed else None,
+            k_norm=attention.k_norm.weight.detach() if normed else None,
+            keys=caches[0],
+            values=caches[1],
+            qkv=group(attention, "q_proj", "k_proj", "v_proj"),
+            o=group(attention, "o_proj"),
+            gate_up=group(mlp, "gate_proj", "up_proj"),
+            down=group(mlp, "down_proj"),
+        )
+
+    @property
+    def cache_bytes(self) -> int:
+        """Of keys and values, all blocks."""
+        return sum(t.numel() * t.element_size() for block in self._blocks for t in (block.keys, block.values))
+
+    def rewind(self, calls: int) -> None:
+        """Any number of calls is at the last place."""
+        self.place.fill_(self.capacity - 1)
+
+    @torch.no_grad()
+    def __call__(self) -> torch.Tensor:
+        """Logits (batch, vocabulary) of `tokens` at `place`; their greedy successors are then in `tokens`."""
+        h, n = self._embed(self.tokens, self._embedding, self._blocks[0].attention_norm, self._eps)
+        for number, block in enumerate(self._blocks):
+            last = number + 1 == len(self._blocks)
+            after = self._last_norm if last else self._blocks[number + 1].attention_norm
+            h, n = self._through(block, h, n, after)
+        logits = self._head(n)
+        self._greedy(logits, self.tokens)
+        return logits
+
+    def _through(
+        self, block: Block, h: torch.Tensor, n: torch.Tensor, after: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """h and its norm by `attention_norm` -> the same behind the block, by the weight `after`."""
+        y = block.qkv(n)
+        q = self._place_token(
+            y["q_proj"], y["k_proj"], y["v_proj"], self._cos, self._sin, self.place,
+            block.keys, block.values, block.q_norm, block.k_norm, self._eps,
+        )  # fmt: skip
+        mixed = self._attend(q, block.keys, block.values, self.place)
+        h, n = self._add_norm(h, block.o(mixed)["o_proj"], block.mlp_norm, self._eps)
+        y = block.gate_up(n)
+        m = self._activate(y["gate_proj"], y["up_proj"])
+        return self._add_norm(h, block.down(m)["down_proj"], after, self._eps)
+
+
+def glue(function: Callable[..., Any], compiled: bool) -> Callable[..., Any]:
+    """The function as one kernel or a few; shapes are known, so that it is compiled for them."""
+    return torch.compile(function, fullgraph=True, dynamic=False) if compiled else function
+
+
+def head_of(head: nn.Module, compiled: bool) -> Callable[[torch.Tensor], torch.Tensor]:
+    """(batch, n) -> logits. A head of 8 bits is one kernel by torch.compile; others are products."""
+    if isinstance(head, Int8Head):
+        product, codes, scale = glue(int8_product, compiled), head.get_buffer("codes"), head.get_buffer("row_scale")
+        return lambda x: product(x, codes, scale)
+    return head

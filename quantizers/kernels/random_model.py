@@ -1,0 +1,219 @@
+r"""A model of random weights from its config alone: codes drawn on the device, the dense weights never made.
+
+Any bits are codes of the quantizers that have a kernel. A row of W has n weights of size one times its scale, n^-1/2,
+so that products keep the size of their input and activations stay finite at any depth. Bytes are those of a real model:
+sum over units of storage_bytes(rows, in) for the layers, and 16 bits (or the quantizer of the head) elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+
+import pandas as pd
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedConfig
+
+from quantizers import make_quantizer
+from quantizers.base import Encoded, Quantizer
+from quantizers.kernels.int8_head import Int8Head
+from quantizers.kernels.products import has_kernel
+from quantizers.kernels.random_plan import FP16, StepPlan
+from quantizers.linear import QuantizedLinear
+from quantizers.models import LinearSlot, linear_slots
+from quantizers.modules.fusing import replace_members, share_rotations
+from quantizers.rotation import Rotation
+
+INT8 = "int8"
+ROTATION_SEED = 0
+
+
+@contextmanager
+def parameters_on_meta() -> Iterator[None]:
+    """Parameters made in here take no memory; buffers (rotary frequencies) are computed as ever."""
+    register = nn.Module.register_parameter
+
+    def on_meta(module: nn.Module, name: str, param: nn.Parameter | None) -> None:
+        if param is not None and not param.is_meta:  # a tied parameter stays the one that it is
+            param = nn.Parameter(param.to("meta"), requires_grad=False)
+        register(module, name, param)
+
+    nn.Module.register_parameter = on_meta  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        nn.Module.register_parameter = register  # type: ignore[method-assign]
+
+
+def shapes_alone(config: PreTrainedConfig, dtype: torch.dtype) -> nn.Module:
+    """The model of a config, its parameters on meta."""
+    with parameters_on_meta():
+        model: nn.Module = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    return model
+
+
+def whole_linears(model: nn.Module) -> dict[str, LinearSlot]:
+    """The layers of the blocks. ValueError for an unsupported family, or layers that are slices of experts."""
+    slots = linear_slots(model)
+    for name, slot in slots.items():
+        if slot.index:
+            raise ValueError(f"{name} is part of a tensor of experts: a step is measured for dense models")
+    return slots
+
+
+def block_layers(config: PreTrainedConfig) -> pd.DataFrame:
+    """layer, out_features, in_features, fusion_group of the layers of all blocks, in model order."""
+    slots = whole_linears(shapes_alone(config, torch.float16))
+    rows = [(name, *slot.parameter.shape, slot.fusion_group) for name, slot in slots.items()]
+    return pd.DataFrame(rows, columns=pd.Index(["layer", "out_features", "in_features", "fusion_group"]))
+
+
+def random_model(
+    config: PreTrainedConfig, plan: StepPlan, *, head: str, dtype: torch.dtype, generator: torch.Generator
+) -> nn.Module:
+    """The model on the device of the generator, in eval mode. head: fp16, int8, or a quantizer that has a kernel.
+
+    Members of a fused unit of 16 bits are views of one matrix. ValueError as `whole_linears` and `check_head`."""
+    check_head(head)
+    model = shapes_alone(config, dtype)
+    slots = whole_linears(model)
+    for unit in plan.units:
+        linears = [model.get_submodule(name) for name in unit]
+        bias = drawn_bias(linears, dtype, generator)
+        rows, columns = [slots[name].parameter.shape[0] for name in unit], slots[unit[0]].parameter.shape[1]
+        if plan.choices[unit[0]].quantizer == FP16:
+            put_dense(linears, rows, columns, dtype, generator)
+            continue
+        quantizer = make_quantizer(plan.choices[unit[0]].quantizer)
+        product = random_linear(quantizer, sum(rows), columns, slots[unit[0]].fusion_group, generator, bias)
+        if len(unit) > 1:
+            replace_members(model, unit, product)
+        else:
+            parent, _, leaf = unit[0].rpartition(".")
+            setattr(model.get_submodule(parent), leaf, product)
+    put_head(model, head, generator)
+    share_rotations(model)
+    draw_others(model, dtype, generator)
+    return model.to(generator.device).eval()
+
+
+def check_head(head: str) -> None:
+    """ValueError unless it is fp16, int8, or a quantizer that has a kernel."""
+    if head not in (FP16, INT8) and not has_kernel(make_quantizer(head)):
+        raise ValueError(f"no kernel makes the products of a head of {head}; {FP16}, {INT8} and trellis-6 have one")
+
+
+def random_linear(
+    quantizer: Quantizer, rows: int, columns: int, group: str, generator: torch.Generator, bias: torch.Tensor | None
+) -> QuantizedLinear:
+    """Random codes on the device of the generator."""
+    device, size = generator.device, quantizer.storage_bytes(rows, columns) - 2 * rows
+    codes = torch.randint(0, 256, (size,), dtype=torch.uint8, device=device, generator=generator)
+    scale = torch.full((rows,), columns**-0.5, dtype=torch.float16, device=device)
+    encoded = Encoded(out_features=rows, in_features=columns, tensors={"codes": codes, "row_scale": scale})
+    rotation = Rotation(in_features=columns, seed=ROTATION_SEED, group=group)
+    return QuantizedLinear(quantizer, encoded, rotation, bias)
+
+
+def drawn_bias(linears: list[nn.Module], dtype: torch.dtype, generator: torch.Generator) -> torch.Tensor | None:
+    """(rows of all,), None where no member has one; the members' own become parts of it."""
+    rows = [linear.get_parameter("weight").shape[0] for linear in linears]
+    if all(linear.bias is None for linear in linears):
+        return None
+    whole = torch.randn(sum(rows), device=generator.device, generator=generator).mul_(0.1).to(dtype)
+    for linear, part in zip(linears, torch.split(whole, rows), strict=True):
+        if linear.bias is not None:
+            linear.bias = nn.Parameter(part, requires_grad=False)
+    return whole
+
+
+def put_dense(
+    linears: list[nn.Module], rows: list[int], columns: int, dtype: torch.dtype, generator: torch.Generator
+) -> None:
+    """Random weights, those of all members in one matrix."""
+    whole = torch.empty(sum(rows), columns, dtype=dtype, device=generator.device)
+    whole.normal_(0, columns**-0.5, generator=generator)
+    for linear, part in zip(linears, torch.split(whole, rows), strict=True):
+        linear.weight = nn.Parameter(part, requires_grad=False)
+
+
+def put_head(model: nn.Module, head: str, generator: torch.Generator) -> None:
+    """Replace the head unless it is in 16 bits. A tied model then keeps its embedding beside the head."""
+    if head == FP16:
+        return
+    rows, columns = model.get_output_embeddings().weight.shape  # type: ignore[operator]
+    replacement: nn.Module
+    if head == INT8:
+        replacement = Int8Head.random(rows, columns, generator)
+    else:
+        replacement = random_linear(make_quantizer(head), rows, columns, "lm_head", generator, None)
+    model.set_output_embeddings(replacement)  # type: ignore[operator]
+
+
+def draw_others(model: nn.Module, dtype: torch.dtype, generator: torch.Generator) -> None:
+    """Embedding, head and norms, those parameters that are on meta still; a tied weight stays one parameter."""
+    drawn: dict[int, nn.Parameter] = {}
+    for module in model.modules():
+        for key, parameter in list(module.named_parameters(recurse=False)):
+            if not parameter.is_meta:
+                continue
+            if id(parameter) not in drawn:
+                values = torch.empty(parameter.shape, dtype=dtype, device=generator.device)
+                if parameter.ndim == 1:  # of a norm
+                    values.normal_(1, 0.1, generator=generator)
+                else:
+                    values.normal_(0, parameter.shape[-1] ** -0.5, generator=generator)
+                drawn[id(parameter)] = nn.Parameter(values, requires_grad=False)
+            module.register_parameter(key, drawn[id(parameter)])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightBytes:
+    """Bytes that the weights take, each parameter once. `layers`: of the blocks, codes and scales; `embedding`: 0 where
+    it is the head's."""
+
+    layers: int
+    codebooks: int
+    head: int
+    embedding: int
+    others: int
+
+    @property
+    def total(self) -> int:
+        """All."""
+        return sum(asdict(self).values())
+
+    @property
+    def read(self) -> int:
+        """What a step reads: all but the embedding, of which it reads a row a sequence."""
+        return self.total - self.embedding
+
+
+def weight_bytes(model: nn.Module) -> WeightBytes:
+    """Exact, of what the model holds; rotary frequencies, which are computed, are no weights."""
+    held, tables = {"layers": 0, "head": 0, "embedding": 0, "others": 0}, {}
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()  # type: ignore[operator]
+    parts = {id(head): "head", id(embedding): "embedding"}
+    seen: set[int] = set()
+    for module in sorted(model.modules(), key=lambda module: module is not head):  # a tied weight is the head's
+        own: list[torch.Tensor] = [*module.parameters(recurse=False)]
+        if isinstance(module, QuantizedLinear | Int8Head):
+            own += list(module.buffers(recurse=False))
+        if isinstance(module, QuantizedLinear) and (table := module.quantizer.codebook()) is not None:
+            tables[module.quantizer.name] = table.numel() * table.element_size()
+        usual = "layers" if isinstance(module, nn.Linear | QuantizedLinear) else "others"
+        for tensor in own:
+            if id(tensor) not in seen:
+                seen.add(id(tensor))
+                held[parts.get(id(module), usual)] += tensor.numel() * tensor.element_size()
+    return WeightBytes(**held, codebooks=sum(tables.values()))
+
+
+def planned_bytes(plan: StepPlan, layers: pd.DataFrame) -> int:
+    """Bytes of the layers of the blocks, without biases, as the allocator charges them."""
+    shapes = zip(layers.layer, layers.out_features, layers.in_features, strict=True)
+    return sum(
+        make_quantizer(plan.choices[name].quantizer).storage_bytes(int(rows), int(columns))
+        for name, rows, columns in shapes
+    )
