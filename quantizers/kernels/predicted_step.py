@@ -1,6 +1,6 @@
 r"""The additive model of a step's time: us(plan) = constant + sum over products of table(members, quantizer, batch).
 
-`python -m quantizers.kernels.predicted_step --latency latency.csv --config FOLDER --plans a b --measured step.json` sets
+`python -m quantizers.kernels.predicted_step --latency latency.csv --config FOLDER --plans a --measured step.json` sets
 it beside what `decode_step` measured. `latency.csv` is that of `quantizers.kernels.profile`; where several kernels make
 one product, the fastest counts. Members are a set: their order makes no difference."""
 
@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-from transformers import AutoConfig
 
-from quantizers.kernels.random_model import block_layers
+from quantizers.kernels.random_model import block_layers, read_architecture
 from quantizers.kernels.random_plan import StepPlan, read_plan
 
 log = logging.getLogger(__name__)
@@ -116,7 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     logging.basicConfig(level="INFO", format="%(message)s")
     try:
-        layers = block_layers(AutoConfig.from_pretrained(options.config))
+        layers = block_layers(read_architecture(options.config))
         plans = [read_plan(text, layers, fused=not options.unfused) for text in options.plans]
         rows = json.loads(options.measured.read_text())["steps"] if options.measured else []
         measured = {(row["plan"], row["batch"]): row["median_us"] for row in rows}

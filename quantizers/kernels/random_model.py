@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import pandas as pd
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedConfig
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 
 from quantizers import make_quantizer
 from quantizers.base import Encoded, Quantizer
@@ -44,6 +45,13 @@ def parameters_on_meta() -> Iterator[None]:
         yield
     finally:
         nn.Module.register_parameter = register  # type: ignore[method-assign]
+
+
+def read_architecture(folder: str | Path) -> PreTrainedConfig:
+    """Of a folder with config.json, never from a network. FileNotFoundError where there is none."""
+    if not (Path(folder) / "config.json").is_file():
+        raise FileNotFoundError(f"{folder} has no config.json; a folder with the model's config.json is needed")
+    return AutoConfig.from_pretrained(folder, local_files_only=True)
 
 
 def shapes_alone(config: PreTrainedConfig, dtype: torch.dtype) -> nn.Module:

@@ -3,6 +3,7 @@ r"""A plan for a model that exists as shapes alone: which quantizer each layer h
 A plan is written as
 * a quantizer's name, `trellis-3.25`: every layer; `trellis-3.25:fused` and `:unfused` say whether whole fusion groups
   are one product, the name alone leaves it to the caller;
+* `mixed-7`: a partition of every fusion group into products and a quantizer of MIXED for each, drawn with the seed 7;
 * a .json of `experiments.allocate`: quantizer and fused_with of every layer;
 * a .csv with the column `layer` (full names) or `members` (last parts of names, of every block, `q_proj+k_proj` for a
   fused unit), the column `quantizer`, and optionally `unit`: rows of one block with one label are one product, and
@@ -11,6 +12,7 @@ A plan is written as
 from __future__ import annotations
 
 import json
+import random
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -25,6 +27,8 @@ from quantizers.kernels.products import has_kernel
 from quantizers.modules.fusing import fused_units
 
 FP16 = "fp16"
+MIXED = ("trellis-2", "trellis-3", "trellis-4", "trellis-5")
+DRAWN = re.compile(r"mixed-(\d+)")
 BLOCK_NUMBER = re.compile(r"\.(\d+)\.")
 Unit = tuple[str, ...]
 
@@ -67,6 +71,8 @@ def read_plan(text: str, layers: pd.DataFrame, *, fused: bool = True) -> StepPla
             raise FileNotFoundError(f"no plan is at {path}")
         named = _from_json(path) if path.suffix == ".json" else _from_csv(path, list(groups))
         plan = StepPlan(name=path.stem if path.suffix == ".csv" else path.resolve().parent.name, choices=named)
+    elif seed := DRAWN.fullmatch(text):
+        plan = StepPlan(name=text, choices=_drawn(int(seed[1]), groups))
     else:
         plan = _uniform(text, groups, fused=fused)
     return _checked(plan, text, groups)
@@ -77,11 +83,31 @@ def _uniform(text: str, groups: Mapping[str, str], *, fused: bool) -> StepPlan:
     if colon and ending not in ("fused", "unfused"):
         raise ValueError(f"plan {text!r} ends in {ending!r}; the endings are :fused and :unfused")
     whole = ending == "fused" if colon else fused
+    members = _by_group(groups)
+    choices = {name: _choice(quantizer, name, members[group] if whole else [name]) for name, group in groups.items()}
+    return StepPlan(name=f"{quantizer}:{'fused' if whole else 'unfused'}", choices=choices)
+
+
+def _by_group(groups: Mapping[str, str]) -> dict[str, list[str]]:
+    """Members of each fusion group, in model order."""
     members: dict[str, list[str]] = {}
     for name, group in groups.items():
         members.setdefault(group, []).append(name)
-    choices = {name: _choice(quantizer, name, members[group] if whole else [name]) for name, group in groups.items()}
-    return StepPlan(name=f"{quantizer}:{'fused' if whole else 'unfused'}", choices=choices)
+    return members
+
+
+def _drawn(seed: int, groups: Mapping[str, str]) -> dict[str, LayerChoice]:
+    """Each layer of a group goes to one of as many products as the group has layers; each product draws a quantizer."""
+    rng = random.Random(seed)
+    choices: dict[str, LayerChoice] = {}
+    for members in _by_group(groups).values():
+        products: list[list[str]] = [[] for _ in members]
+        for name in members:
+            rng.choice(products).append(name)
+        for unit in filter(None, products):
+            quantizer = rng.choice(MIXED)
+            choices |= {name: _choice(quantizer, name, unit) for name in unit}
+    return choices
 
 
 def _choice(quantizer: str, name: str, unit: list[str]) -> LayerChoice:

@@ -77,7 +77,7 @@ def breakdown(kernels: Iterable[Kernel], steps: int) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=pd.Index(["group", "us", "share", "nodes"]))
 
 
-def recorded(replay: Callable[[], None], steps: int) -> list[Kernel]:
+def recorded(replay: Callable[[], object], steps: int) -> list[Kernel]:
     """The kernels of so many replays on the GPU."""
     activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
     replay()
