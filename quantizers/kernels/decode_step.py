@@ -61,7 +61,9 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--batches", type=int, nargs="+", default=[1])
     parser.add_argument("--context", type=int, default=512, help="tokens in the cache")
     parser.add_argument("--step", choices=["lean", "transformers"], default="lean")
-    parser.add_argument("--attention", choices=sorted(ATTENTION), default="masked", help="of the lean step")
+    parser.add_argument(
+        "--attention", choices=sorted(ATTENTION), default="masked", help="of the lean step; triton has fewest launches"
+    )
     parser.add_argument("--glue", choices=["compiled", "eager"], default="compiled", help="of the lean step")
     parser.add_argument("--latency", type=Path, help="latency.csv: predict too")
     parser.add_argument("--constant", choices=["table", "measured"], default="table", help="of the prediction")

@@ -73,7 +73,7 @@ def masked_attention(q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, 
     return mixed.reshape(batch, -1).to(q.dtype)
 
 
-def full_attention(q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
+def full_attention(q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
     """The same for the last place of the caches, by PyTorch's own kernels, which split the tokens among blocks."""
     mixed = functional.scaled_dot_product_attention(q, keys, values, enable_gqa=True)
     return mixed.reshape(q.shape[0], -1)

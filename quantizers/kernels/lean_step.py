@@ -8,7 +8,7 @@ call is the step of every token. The greedy token of each sequence is left in `t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,6 @@ from quantizers.kernels.int8_head import Int8Head, int8_product
 from quantizers.kernels.lean_products import Absent, Group, products_of
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")  # whose blocks are what this file computes
-ATTENTION = {"full": lean_glue.full_attention, "masked": lean_glue.masked_attention}
 HEAD_NORMS = ("qwen3",)
 
 
@@ -52,8 +51,8 @@ def check_family(config: Any, capacity: int) -> None:
 
 
 class LeanStep:
-    """`batch` sequences, `capacity` tokens of cache. compiled: glue by torch.compile; attention: `masked` for any
-    place, `full` for the last place alone."""
+    """`batch` sequences, `capacity` tokens of cache. compiled: glue by torch.compile; attention: a key
+    of ATTENTION."""
 
     def __init__(
         self, model: nn.Module, *, batch: int, capacity: int, compiled: bool, attention: str, absent: bool = False
@@ -78,9 +77,8 @@ class LeanStep:
         self._blocks = [self._block(layer, config, batch, absent) for layer in body.layers]
         self._head = head_of(model.get_output_embeddings(), compiled)  # type: ignore[operator]
         self._embed, self._add_norm = glue(lean_glue.embed, compiled), glue(lean_glue.add_norm, compiled)
-        self._place_token, self._activate = glue(lean_glue.place_token, compiled), glue(lean_glue.activate, compiled)
-        self._greedy = glue(lean_glue.greedy, compiled)
-        self._attend = glue(ATTENTION[attention], compiled and attention == "masked")
+        self._activate, self._greedy = glue(lean_glue.activate, compiled), glue(lean_glue.greedy, compiled)
+        self._attend = ATTENTION[attention](compiled)
 
     def _block(self, layer: Any, config: Any, batch: int, absent: bool) -> Block:
         attention, mlp = layer.self_attn, layer.mlp
@@ -133,11 +131,10 @@ class LeanStep:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """h and its norm by `attention_norm` -> the same behind the block, by the weight `after`."""
         y = block.qkv(n)
-        q = self._place_token(
+        mixed = self._attend(
             y["q_proj"], y["k_proj"], y["v_proj"], self._cos, self._sin, self.place,
             block.keys, block.values, block.q_norm, block.k_norm, self._eps,
         )  # fmt: skip
-        mixed = self._attend(q, block.keys, block.values, self.place)
         h, n = self._add_norm(h, block.o(mixed)["o_proj"], block.mlp_norm, self._eps)
         y = block.gate_up(n)
         m = self._activate(y["gate_proj"], y["up_proj"])
@@ -147,6 +144,43 @@ class LeanStep:
 def glue(function: Callable[..., Any], compiled: bool) -> Callable[..., Any]:
     """The function as one kernel or a few; shapes are known, so that it is compiled for them."""
     return torch.compile(function, fullgraph=True, dynamic=False) if compiled else function
+
+
+def masked(compiled: bool) -> Callable[..., torch.Tensor]:
+    """Attention for any place, by torch.compile. Arguments of the result: of `lean_glue.place_token`."""
+    place_token, attend = glue(lean_glue.place_token, compiled), glue(lean_glue.masked_attention, compiled)
+
+    def both(q, k, v, cos, sin, place, keys, values, *norms):  # type: ignore[no-untyped-def]
+        return attend(place_token(q, k, v, cos, sin, place, keys, values, *norms), keys, values, place)
+
+    return both
+
+
+def full(compiled: bool) -> Callable[..., torch.Tensor]:
+    """Attention for the last place alone, by PyTorch's own kernels."""
+    place_token = glue(lean_glue.place_token, compiled)
+
+    def both(q, k, v, cos, sin, place, keys, values, *norms):  # type: ignore[no-untyped-def]
+        turned = place_token(q, k, v, cos, sin, place, keys, values, *norms)
+        return lean_glue.full_attention(turned, keys, values)
+
+    return both
+
+
+def by_triton(compiled: bool) -> Callable[..., torch.Tensor]:
+    """Attention for any place in two launches. ValueError where Triton is not installed."""
+    try:
+        from quantizers.kernels.decode_attention import placed_attention
+    except ModuleNotFoundError as error:
+        raise ValueError(f"attention by triton: {error} (masked and full need none)") from None
+    return placed_attention
+
+
+ATTENTION: Mapping[str, Callable[[bool], Callable[..., torch.Tensor]]] = {
+    "masked": masked,
+    "full": full,
+    "triton": by_triton,
+}
 
 
 def head_of(head: nn.Module, compiled: bool) -> Callable[[torch.Tensor], torch.Tensor]:
