@@ -75,6 +75,7 @@ def test_a_prediction_stands_beside(folder: Path) -> None:
         (["--plans", "tcq-3", "--latency", "latency.csv"], "has no row q_proj"),
         (["--plans", "trellis-3", "--head", "int-4"], "a head of int-4"),
         (["--plans", "trellis-3", "--head", "int8", "--latency", "latency.csv"], "--constant measured"),
+        (["--plans", "trellis-3", "--attention", "full", "--latency", "latency.csv"], "is of masked attention"),
         (["--plans", "trellis-3", "--step", "transformers", "--steps", "20"], "a context of 16 holds no 20 steps"),
         (["--plans", "trellis-3", "--device", "cuda"], "no CUDA device"),
         (["--plans", "trellis-3", "--config", "nowhere"], "nowhere has no config.json"),

@@ -25,7 +25,7 @@ from transformers import PreTrainedConfig
 from quantizers import make_quantizer
 from quantizers.kernels import chain
 from quantizers.kernels.bench import build_all
-from quantizers.kernels.lean_step import ATTENTION, LeanStep, check_family
+from quantizers.kernels.lean_step import ATTENTION, USUAL_ATTENTION, LeanStep, check_family
 from quantizers.kernels.model_step import ModelStep
 from quantizers.kernels.predicted_step import LatencyTable, error_percent, products_us, read_table
 from quantizers.kernels.random_model import (
@@ -62,7 +62,10 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--context", type=int, default=512, help="tokens in the cache")
     parser.add_argument("--step", choices=["lean", "transformers"], default="lean")
     parser.add_argument(
-        "--attention", choices=sorted(ATTENTION), default="masked", help="of the lean step; triton has fewest launches"
+        "--attention",
+        choices=sorted(ATTENTION),
+        default=USUAL_ATTENTION,
+        help="of the lean step; triton has fewest launches",
     )
     parser.add_argument("--glue", choices=["compiled", "eager"], default="compiled", help="of the lean step")
     parser.add_argument("--latency", type=Path, help="latency.csv: predict too")
@@ -122,6 +125,10 @@ def check(options: argparse.Namespace, config: PreTrainedConfig) -> None:
         raise ValueError(f"a context of {options.context} holds no {options.steps} steps (--step lean: any number)")
     if options.latency and options.constant == "table" and options.head != FP16:
         raise ValueError(f"the row `constant` is of a head of fp16, not {options.head}; --constant measured")
+    if options.latency and options.constant == "table" and options.attention != USUAL_ATTENTION:
+        raise ValueError(
+            f"the row `constant` is of {USUAL_ATTENTION} attention, not {options.attention}; --constant measured"
+        )
     if options.latency and options.step != "lean":
         raise ValueError("the constant of predictions is that of the lean step (--step lean)")
     if options.device == "cuda" and not torch.cuda.is_available():

@@ -21,6 +21,7 @@ from quantizers.kernels.lean_products import Absent, Group, products_of
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")  # whose blocks are what this file computes
 HEAD_NORMS = ("qwen3",)
+USUAL_ATTENTION = "masked"  # of steps, and of the row `constant` of latency.csv
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -13,7 +13,7 @@ from torch import nn
 from transformers import AutoConfig, PreTrainedConfig, StaticCache
 
 from quantizers.kernels.chain import graphed, microseconds
-from quantizers.kernels.lean_step import FAMILIES, LeanStep
+from quantizers.kernels.lean_step import FAMILIES, USUAL_ATTENTION, LeanStep
 from quantizers.kernels.random_model import block_layers, draw_others, random_model, shapes_alone, whole_linears
 from quantizers.kernels.random_plan import read_plan
 
@@ -66,7 +66,7 @@ def step(
 
 def lean_rest(
     config: PreTrainedConfig, batch: int, context: int, device: torch.device, *,
-    head: str = "fp16", compiled: bool = True, attention: str = "masked", rotated: bool = True,
+    head: str = "fp16", compiled: bool = True, attention: str = USUAL_ATTENTION, rotated: bool = True,
 ) -> LeanStep:  # fmt: skip
     """The lean step without its products. head: as of `random_model`; rotated: whether inputs of layers are.
 
