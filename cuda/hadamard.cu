@@ -1,15 +1,17 @@
 // y = H (s x) / sqrt(n): the randomized Hadamard rotation of the inputs of quantized layers, a block of threads a row.
 //
 // H = H_p x F (Kronecker): p = 2^POWER_BITS by butterflies, F a dense matrix of +-1 of order ORDER (1: none) that stands
-// last. Element a ORDER + r of a row has place a in the butterflies and place r in F. First a thread takes whole groups of
-// ORDER neighbours from memory, flips signs, multiplies by F; then butterflies over 3 or 4 bits of a at a time in
-// registers, with shared memory and a barrier between, the last straight to memory. Everything in float32.
+// last. Element a ORDER + r of a row has place a in the butterflies and place r in F. First signs are flipped and F is
+// multiplied by, as matrix products of 16-bit numbers with sums in float32 (F is +-1: every term is exact); then butterflies
+// over 3 or 4 bits of a at a time in registers, with shared memory and a barrier between. Where there is no F the first
+// butterflies are of neighbours, straight from memory; the last ones always go straight to memory.
 //
 // Bound: latency; bytes are 4 n a row.
 #include <cuda_runtime.h>
 
 #include "activations.cuh"
 #include "async_copy.cuh"
+#include "half_products.cuh"
 #include "launch.cuh"
 
 struct HadamardParams {
@@ -70,43 +72,104 @@ __device__ void pass(float* held, T* y, float scale) {
   }
 }
 
+// Neighbours of a row, sign flips applied. flips: of the whole row; i: a multiple of 8.
 template <class T>
-__global__ void __launch_bounds__(kThreads) hadamard(const HadamardParams p) {
-  extern __shared__ __align__(16) float held[];  // padded(kSize), then (ORDER, ORDER)
-  float* dense = held + padded(kSize);
-  launch_dependents();
-  if constexpr (kOrder > 1)
-    for (int i = threadIdx.x; i < kOrder * kOrder; i += kThreads) dense[i] = p.dense[i];
-  const uint32_t* flips = p.flips + static_cast<int64_t>(blockIdx.x % p.segments) * kSize / 32;
-  if constexpr (kOrder > 1) __syncthreads();
-  wait_for_previous_kernel();
-  const T* x = static_cast<const T*>(p.x) + static_cast<int64_t>(blockIdx.x) * kSize;
-  for (int place = threadIdx.x; place < kPlaces; place += kThreads) {
-    float v[kOrder];
+__device__ __forceinline__ void eight(const T* x, const uint32_t* flips, int i, float* to) {
+  const uint4 piece = *reinterpret_cast<const uint4*>(x + i);
+  const uint32_t signs = flips[i / 32] >> (i % 32);
+  const T* v = reinterpret_cast<const T*>(&piece);
 #pragma unroll
-    for (int c = 0; c < kOrder; ++c) {
-      const int i = place * kOrder + c;
-      const float value = to_float(x[i]);
-      v[c] = flips[i / 32] >> (i % 32) & 1 ? -value : value;
-    }
-    if constexpr (kOrder == 1) {
-      held[padded(place)] = v[0];
-    } else {
-#pragma unroll 2
-      for (int r = 0; r < kOrder; ++r) {
-        float sum = 0.f;
+  for (int c = 0; c < 8; ++c) to[c] = signs >> c & 1 ? -to_float(v[c]) : to_float(v[c]);
+}
+
+// The dense factor as operand A, rows and columns filled with zeros up to multiples of 16, and a pad against bank conflicts.
+constexpr int kSide = (kOrder + 15) / 16 * 16, kPitch = kSide + 8;
+
+// Two numbers of a group, signs flipped, as a word of operand B; beyond the order: zero.
+template <class T>
+__device__ __forceinline__ uint32_t two(const T* x, const uint32_t* flips, int place, int c) {
+  T v[2] = {from_float<T>(0.f), from_float<T>(0.f)};
 #pragma unroll
-        for (int c = 0; c < kOrder; ++c) sum = fmaf(dense[r * kOrder + c], v[c], sum);
-        held[padded(place * kOrder + r)] = sum;
+  for (int k = 0; k < 2; ++k) {
+    if (c + k >= kOrder) continue;
+    const int i = place * kOrder + c + k;
+    const T value = x[i];
+    v[k] = flips[i / 32] >> (i % 32) & 1 ? from_float<T>(-to_float(value)) : value;
+  }
+  return reinterpret_cast<const uint16_t&>(v[0]) | static_cast<uint32_t>(reinterpret_cast<const uint16_t&>(v[1])) << 16;
+}
+
+// A warp takes eight places at a time.
+template <class T>
+__device__ void times_dense(const T* x, const uint32_t* flips, const T* dense, float* held) {
+  const int lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
+  for (int first = threadIdx.x / 32 * 8; first < kPlaces; first += kThreads / 4) {
+    uint32_t b[kSide / 16][2];
+#pragma unroll
+    for (int k = 0; k < kSide / 16; ++k)
+#pragma unroll
+      for (int half = 0; half < 2; ++half)
+        b[k][half] = first + g < kPlaces ? two(x, flips, first + g, 16 * k + 8 * half + 2 * q) : 0;
+#pragma unroll 1
+    for (int m = 0; m < kSide; m += 16) {
+      float d[4] = {};
+#pragma unroll
+      for (int k = 0; k < kSide / 16; ++k) {
+        uint32_t a[4];
+#pragma unroll
+        for (int i = 0; i < 4; ++i)
+          a[i] = *reinterpret_cast<const uint32_t*>(dense + (m + g + i % 2 * 8) * kPitch + 16 * k + i / 2 * 8 + 2 * q);
+        mma_half<T>(d, a, b[k][0], b[k][1]);
+      }
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int r = m + g + i / 2 * 8, place = first + 2 * q + i % 2;
+        if (r < kOrder && place < kPlaces) held[padded(place * kOrder + r)] = d[i];
       }
     }
   }
-  pass<0, T>(held, static_cast<T*>(p.y) + static_cast<int64_t>(blockIdx.x) * kSize, p.scale);
+}
+
+template <class T>
+__global__ void __launch_bounds__(kThreads) hadamard(const HadamardParams p) {
+  extern __shared__ __align__(16) float held[];  // padded(kSize), then the dense factor in 16 bits
+  T* dense = reinterpret_cast<T*>(held + (padded(kSize) + 4) / 4 * 4);
+  launch_dependents();
+  if constexpr (kOrder > 1) {
+    for (int i = threadIdx.x; i < kSide * kPitch; i += kThreads) {
+      const int r = i / kPitch, c = i % kPitch;
+      dense[i] = from_float<T>(r < kOrder && c < kOrder ? p.dense[r * kOrder + c] : 0.f);
+    }
+    __syncthreads();
+  }
+  const uint32_t* flips = p.flips + static_cast<int64_t>(blockIdx.x % p.segments) * kSize / 32;
+  const T* x = static_cast<const T*>(p.x) + static_cast<int64_t>(blockIdx.x) * kSize;
+  T* y = static_cast<T*>(p.y) + static_cast<int64_t>(blockIdx.x) * kSize;
+  wait_for_previous_kernel();
+  constexpr int count = 1 << pass_bits(0);
+  if constexpr (kOrder > 1) {
+    times_dense(x, flips, dense, held);
+    pass<0, T>(held, y, p.scale);
+  } else if constexpr (count % 8 == 0 && kPasses > 1) {
+    for (int i = threadIdx.x * count; i < kSize; i += kThreads * count) {
+      float v[count];
+#pragma unroll
+      for (int c = 0; c < count; c += 8) eight(x, flips, i + c, v + c);
+      butterflies<pass_bits(0)>(v);
+#pragma unroll
+      for (int c = 0; c < count; ++c) held[padded(i + c)] = v[c];
+    }
+    pass<1, T>(held, y, p.scale);
+  } else {
+    for (int i = threadIdx.x; i < kSize; i += kThreads)
+      held[padded(i)] = flips[i / 32] >> (i % 32) & 1 ? -to_float(x[i]) : to_float(x[i]);
+    pass<0, T>(held, y, p.scale);
+  }
 }
 
 template <class T>
 int launch(const HadamardParams& p, cudaStream_t stream) {
-  const int bytes = (kSize + kSize / 16 + 1 + kOrder * kOrder) * 4;
+  const int bytes = (kSize + kSize / 16 + 5) * 4 + kSide * kPitch * 2;
   return launch_overlapped(hadamard<T>, p.rows, kThreads, bytes, stream, p);
 }
 

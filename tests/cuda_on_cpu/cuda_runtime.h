@@ -219,7 +219,8 @@ inline int __popc(uint32_t v) { return __builtin_popcount(v); }
 using cudaError_t = int;
 using cudaStream_t = void*;
 constexpr cudaError_t cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorLaunchFailure = 719;
-enum { cudaFuncAttributeMaxDynamicSharedMemorySize, cudaLaunchAttributeProgrammaticStreamSerialization };
+enum { cudaFuncAttributeMaxDynamicSharedMemorySize, cudaFuncAttributePreferredSharedMemoryCarveout, cudaLaunchAttributeProgrammaticStreamSerialization };
+constexpr int cudaSharedmemCarveoutMaxShared = 100;
 struct cudaLaunchAttribute { int id; struct { int programmaticStreamSerializationAllowed; } val; };
 struct cudaLaunchConfig_t { dim3 gridDim, blockDim; size_t dynamicSmemBytes; cudaStream_t stream; cudaLaunchAttribute* attrs; int numAttrs; };
 namespace emulated { inline cudaError_t last = 0; }
