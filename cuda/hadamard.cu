@@ -27,7 +27,7 @@ struct HadamardParams {
 namespace {
 
 constexpr int kPlaces = 1 << POWER_BITS, kOrder = ORDER, kSize = kPlaces * kOrder;
-constexpr int kPasses = (POWER_BITS + 3) / 4;
+constexpr int kPasses = POWER_BITS == 9 ? 2 : (POWER_BITS + 3) / 4;  // each is a round trip through shared memory
 constexpr int kThreads = kSize <= 4096 ? 256 : kSize <= 8192 ? 512 : 1024;
 
 // A word of padding after each 16: strides of powers of two then meet different banks.
@@ -72,11 +72,10 @@ __device__ void pass(float* held, T* y, float scale) {
   }
 }
 
-// Neighbours of a row, sign flips applied. flips: of the whole row; i: a multiple of 8.
+// Eight neighbours of a row, signs flipped where the bits of `signs` are one.
 template <class T>
-__device__ __forceinline__ void eight(const T* x, const uint32_t* flips, int i, float* to) {
-  const uint4 piece = *reinterpret_cast<const uint4*>(x + i);
-  const uint32_t signs = flips[i / 32] >> (i % 32);
+__device__ __forceinline__ void eight(const T* x, uint32_t signs, float* to) {
+  const uint4 piece = *reinterpret_cast<const uint4*>(x);
   const T* v = reinterpret_cast<const T*>(&piece);
 #pragma unroll
   for (int c = 0; c < 8; ++c) to[c] = signs >> c & 1 ? -to_float(v[c]) : to_float(v[c]);
@@ -85,31 +84,51 @@ __device__ __forceinline__ void eight(const T* x, const uint32_t* flips, int i, 
 // The dense factor as operand A, rows and columns filled with zeros up to multiples of 16, and a pad against bank conflicts.
 constexpr int kSide = (kOrder + 15) / 16 * 16, kPitch = kSide + 8;
 
-// Two numbers of a group, signs flipped, as a word of operand B; beyond the order: zero.
+constexpr int kTurns = (kPlaces * 4 + kThreads - 1) / kThreads;  // of a warp, eight places each
+
+// Numbers c and c + 1 of a group as a word of operand B; beyond the order: zero.
 template <class T>
-__device__ __forceinline__ uint32_t two(const T* x, const uint32_t* flips, int place, int c) {
-  T v[2] = {from_float<T>(0.f), from_float<T>(0.f)};
-#pragma unroll
-  for (int k = 0; k < 2; ++k) {
-    if (c + k >= kOrder) continue;
-    const int i = place * kOrder + c + k;
-    const T value = x[i];
-    v[k] = flips[i / 32] >> (i % 32) & 1 ? from_float<T>(-to_float(value)) : value;
-  }
-  return reinterpret_cast<const uint16_t&>(v[0]) | static_cast<uint32_t>(reinterpret_cast<const uint16_t&>(v[1])) << 16;
+__device__ __forceinline__ uint32_t two(const T* x, int place, int c) {
+  const uint16_t* v = reinterpret_cast<const uint16_t*>(x) + place * kOrder + c;
+  if constexpr (kOrder % 2 == 0) return c < kOrder ? *reinterpret_cast<const uint32_t*>(v) : 0;
+  else return (c < kOrder ? v[0] : 0) | (c + 1 < kOrder ? static_cast<uint32_t>(v[1]) << 16 : 0);
 }
 
-// A warp takes eight places at a time.
+// What flips the signs of these two.
+__device__ __forceinline__ uint32_t two_signs(const uint32_t* flips, int place, int c) {
+  uint32_t mask = 0;
+#pragma unroll
+  for (int k = 0; k < 2; ++k)
+    if (const int i = place * kOrder + c + k; c + k < kOrder && place < kPlaces) mask |= (flips[i / 32] >> (i % 32) & 1) << (16 * k + 15);
+  return mask;
+}
+
+struct Signs {
+  uint32_t of[kTurns][kSide / 16][2];
+  __device__ explicit Signs(const uint32_t* flips) {
+    const int lane = threadIdx.x % 32, place = threadIdx.x / 32 * 8 + lane / 4;
+#pragma unroll
+    for (int turn = 0; turn < kTurns; ++turn)
+#pragma unroll
+      for (int k = 0; k < kSide / 16; ++k)
+#pragma unroll
+        for (int half = 0; half < 2; ++half)
+          of[turn][k][half] = two_signs(flips, place + turn * kThreads / 4, 16 * k + 8 * half + lane % 4 * 2);
+  }
+};
+
 template <class T>
-__device__ void times_dense(const T* x, const uint32_t* flips, const T* dense, float* held) {
+__device__ void times_dense(const T* x, const Signs& signs, const T* dense, float* held) {
   const int lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
-  for (int first = threadIdx.x / 32 * 8; first < kPlaces; first += kThreads / 4) {
+#pragma unroll
+  for (int turn = 0; turn < kTurns; ++turn) {
+    const int first = threadIdx.x / 32 * 8 + turn * kThreads / 4;
     uint32_t b[kSide / 16][2];
 #pragma unroll
     for (int k = 0; k < kSide / 16; ++k)
 #pragma unroll
       for (int half = 0; half < 2; ++half)
-        b[k][half] = first + g < kPlaces ? two(x, flips, first + g, 16 * k + 8 * half + 2 * q) : 0;
+        b[k][half] = first + g < kPlaces ? two(x, first + g, 16 * k + 8 * half + 2 * q) ^ signs.of[turn][k][half] : 0;
 #pragma unroll 1
     for (int m = 0; m < kSide; m += 16) {
       float d[4] = {};
@@ -145,22 +164,35 @@ __global__ void __launch_bounds__(kThreads) hadamard(const HadamardParams p) {
   const uint32_t* flips = p.flips + static_cast<int64_t>(blockIdx.x % p.segments) * kSize / 32;
   const T* x = static_cast<const T*>(p.x) + static_cast<int64_t>(blockIdx.x) * kSize;
   T* y = static_cast<T*>(p.y) + static_cast<int64_t>(blockIdx.x) * kSize;
-  wait_for_previous_kernel();
   constexpr int count = 1 << pass_bits(0);
   if constexpr (kOrder > 1) {
-    times_dense(x, flips, dense, held);
+    const Signs signs(flips);
+    wait_for_previous_kernel();
+    times_dense(x, signs, dense, held);
     pass<0, T>(held, y, p.scale);
   } else if constexpr (count % 8 == 0 && kPasses > 1) {
-    for (int i = threadIdx.x * count; i < kSize; i += kThreads * count) {
+    constexpr int turns = (kSize + kThreads * count - 1) / (kThreads * count);
+    uint32_t signs[turns];
+#pragma unroll
+    for (int turn = 0; turn < turns; ++turn) {
+      const int i = (turn * kThreads + threadIdx.x) * count;
+      signs[turn] = i < kSize ? flips[i / 32] >> (i % 32) : 0;
+    }
+    wait_for_previous_kernel();
+#pragma unroll
+    for (int turn = 0; turn < turns; ++turn) {
+      const int i = (turn * kThreads + threadIdx.x) * count;
+      if (i >= kSize) break;
       float v[count];
 #pragma unroll
-      for (int c = 0; c < count; c += 8) eight(x, flips, i + c, v + c);
+      for (int c = 0; c < count; c += 8) eight(x + i + c, signs[turn] >> c, v + c);
       butterflies<pass_bits(0)>(v);
 #pragma unroll
       for (int c = 0; c < count; ++c) held[padded(i + c)] = v[c];
     }
     pass<1, T>(held, y, p.scale);
   } else {
+    wait_for_previous_kernel();
     for (int i = threadIdx.x; i < kSize; i += kThreads)
       held[padded(i)] = flips[i / 32] >> (i % 32) & 1 ? -to_float(x[i]) : to_float(x[i]);
     pass<0, T>(held, y, p.scale);

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -21,7 +22,8 @@ from quantizers.kernels.lean_products import Absent, Group, products_of
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")  # whose blocks are what this file computes
 HEAD_NORMS = ("qwen3",)
-USUAL_ATTENTION = "masked"  # of steps, and of the row `constant` of latency.csv
+# Of steps, and of the row `constant` of latency.csv: triton has the fewest launches
+USUAL_ATTENTION = "triton" if find_spec("triton") else "masked"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

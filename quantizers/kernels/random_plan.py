@@ -27,7 +27,7 @@ from quantizers.kernels.products import has_kernel
 from quantizers.modules.fusing import fused_units
 
 FP16 = "fp16"
-MIXED = ("trellis-2", "trellis-3", "trellis-4", "trellis-5")
+MIXED = ("trellis2-2", "trellis2-3", "trellis2-4", "trellis-5")
 DRAWN = re.compile(r"mixed-(\d+)")
 BLOCK_NUMBER = re.compile(r"\.(\d+)\.")
 Unit = tuple[str, ...]
