@@ -28,7 +28,8 @@ namespace {
 
 constexpr int kPlaces = 1 << POWER_BITS, kOrder = ORDER, kSize = kPlaces * kOrder;
 constexpr int kPasses = POWER_BITS == 9 ? 2 : (POWER_BITS + 3) / 4;  // each is a round trip through shared memory
-constexpr int kThreads = kSize <= 4096 ? 256 : kSize <= 8192 ? 512 : 1024;
+// As many registers as leave room for a block of the product that comes next: else some other SM gets two of its blocks.
+constexpr int kThreads = kSize <= 4096 ? 256 : kSize <= 16384 ? 512 : 1024;
 
 // A word of padding after each 16: strides of powers of two then meet different banks.
 __device__ __forceinline__ int padded(int i) { return i + (i >> 4); }

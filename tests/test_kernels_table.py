@@ -70,7 +70,14 @@ def check_products(
             products = []
             for _ in range(2):
                 y = torch.full((batch, rows), torch.nan, dtype=dtype, device=device)
-                multiply(quantizer, None if table is None else table.to(device), codes.to(device), scale.to(device), x.to(device), y)
+                multiply(
+                    quantizer,
+                    None if table is None else table.to(device),
+                    codes.to(device),
+                    scale.to(device),
+                    x.to(device),
+                    y,
+                )
                 products.append(y.cpu().double())
             assert torch.equal(*products), "sums have one order: every run is the same"
             wanted = x.double() @ weight.T
@@ -124,7 +131,16 @@ def test_every_template_compiles(name: str, tmp_path: Path, monkeypatch: pytest.
 
 def test_every_member_of_the_families_has_a_library() -> None:
     listed = list(all_defines())
-    for name in (*TRELLIS, *HALVES, *PAIRS, *VECTORS, *SCALARS, "published-tcq-3", "trained-tcq-3", "published-half-tcq-3.25"):
+    for name in (
+        *TRELLIS,
+        *HALVES,
+        *PAIRS,
+        *VECTORS,
+        *SCALARS,
+        "published-tcq-3",
+        "trained-tcq-3",
+        "published-half-tcq-3.25",
+    ):
         assert instance(make_quantizer(name)).defines in listed
     assert len({tuple(sorted(defines.items())) for defines in listed}) == len(listed)
 

@@ -1,5 +1,5 @@
-"""y = x W^T from packed codes that stand for two weights each (`cuda/gemv_table.cu`), batch 1 to 16: by a table, the families
-`tcq` and `half-tcq`, their trained and published kin, `vq` and `nuq`; computed, `trellis2`."""
+"""y = x W^T from packed codes that stand for two weights each (`cuda/gemv_table.cu`), batch 1 to 16: by a table, the
+families `tcq` and `half-tcq`, their trained and published kin, `vq` and `nuq`; computed, `trellis2`."""
 
 from __future__ import annotations
 
@@ -47,7 +47,8 @@ class _Params(ctypes.Structure):
 class Instance:
     """How a quantizer is multiplied with. `defines`: of its library; `pair_bits`: of the code of two weights, in the
     first and in the second part of the columns (one part: the same); `gains`: what their table entries are divided by;
-    `codebook_shape`: None where weights are computed, by `multiplier`; `scalar`: the codebook holds levels, not pairs; `split`: columns of the first part."""
+    `codebook_shape`: None where weights are computed, by `multiplier`; `scalar`: the codebook holds levels, not pairs;
+    `split`: columns of the first part."""
 
     defines: Mapping[str, int]
     pair_bits: tuple[int, int]
@@ -183,7 +184,8 @@ def _check_codebook(quantizer: Quantizer, codebook: torch.Tensor | None) -> None
             raise ValueError(f"{quantizer.name} {'needs a' if shape else 'takes no'} codebook")
     elif tuple(codebook.shape) != shape or codebook.dtype != torch.float16:
         raise ValueError(
-            f"the codebook of {quantizer.name} is float16 of shape {shape}, not {codebook.dtype} of {tuple(codebook.shape)}"
+            f"the codebook of {quantizer.name} is float16 of shape {shape}, "
+            f"not {codebook.dtype} of {tuple(codebook.shape)}"
         )
     elif not codebook.is_contiguous() or codebook.data_ptr() % 4:
         raise ValueError("the codebook is contiguous and begins at a multiple of 4 bytes")
@@ -199,8 +201,8 @@ def multiply(
 ) -> None:
     """y (batch, rows) = x (batch, columns) W^T, into `y`, on the current stream of the device.
 
-    codes, row_scale: as the quantizer stores them; codebook: its own, on the device, None for trellis2; x and y float16 or bfloat16 (then
-    the codebook is rounded to bfloat16), sums float32 in a fixed order. ValueError on what the kernel does not take:
+    codes, row_scale: as the quantizer stores them; codebook: its own, on the device, None for trellis2; x and y float16
+    or bfloat16 (then the codebook is rounded to bfloat16), sums float32 in a fixed order. ValueError on what the kernel does not take:
     rows a multiple of 16, columns of 64, batch 1 to 16, tensors contiguous, codes and x from a multiple of 16 bytes."""
     how = instance(quantizer)
     batch, columns = x.shape
