@@ -104,32 +104,31 @@ __device__ __forceinline__ uint32_t two_signs(const uint32_t* flips, int place, 
   return mask;
 }
 
-struct Signs {
-  uint32_t of[kTurns][kSide / 16][2];
-  __device__ explicit Signs(const uint32_t* flips) {
-    const int lane = threadIdx.x % 32, place = threadIdx.x / 32 * 8 + lane / 4;
+// The words of operand B of all turns of this thread, signs flipped. All loads are on their way before one is used: between
+// two steps of a model the flips are gone from the caches.
+template <class T>
+__device__ __forceinline__ void read_groups(const T* x, const uint32_t* flips, uint32_t (&words)[kTurns][kSide / 16][2]) {
+  const int lane = threadIdx.x % 32, place = threadIdx.x / 32 * 8 + lane / 4;
+  uint32_t signs[kTurns][kSide / 16][2];
 #pragma unroll
-    for (int turn = 0; turn < kTurns; ++turn)
-#pragma unroll
-      for (int k = 0; k < kSide / 16; ++k)
-#pragma unroll
-        for (int half = 0; half < 2; ++half)
-          of[turn][k][half] = two_signs(flips, place + turn * kThreads / 4, 16 * k + 8 * half + lane % 4 * 2);
+  for (int i = 0; i < kTurns * (kSide / 8); ++i) {
+    const int turn = i / (kSide / 8), k = i / 2 % (kSide / 16), half = i % 2, c = 16 * k + 8 * half + lane % 4 * 2;
+    const int here = place + turn * kThreads / 4;
+    words[turn][k][half] = here < kPlaces ? two(x, here, c) : 0;
+    signs[turn][k][half] = two_signs(flips, here, c);
   }
-};
+#pragma unroll
+  for (int turn = 0; turn < kTurns; ++turn)
+#pragma unroll
+    for (int k = 0; k < kSide / 16; ++k) words[turn][k][0] ^= signs[turn][k][0], words[turn][k][1] ^= signs[turn][k][1];
+}
 
 template <class T>
-__device__ void times_dense(const T* x, const Signs& signs, const T* dense, float* held) {
+__device__ void times_dense(const uint32_t (&words)[kTurns][kSide / 16][2], const T* dense, float* held) {
   const int lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
 #pragma unroll
   for (int turn = 0; turn < kTurns; ++turn) {
     const int first = threadIdx.x / 32 * 8 + turn * kThreads / 4;
-    uint32_t b[kSide / 16][2];
-#pragma unroll
-    for (int k = 0; k < kSide / 16; ++k)
-#pragma unroll
-      for (int half = 0; half < 2; ++half)
-        b[k][half] = first + g < kPlaces ? two(x, first + g, 16 * k + 8 * half + 2 * q) ^ signs.of[turn][k][half] : 0;
 #pragma unroll 1
     for (int m = 0; m < kSide; m += 16) {
       float d[4] = {};
@@ -139,7 +138,7 @@ __device__ void times_dense(const T* x, const Signs& signs, const T* dense, floa
 #pragma unroll
         for (int i = 0; i < 4; ++i)
           a[i] = *reinterpret_cast<const uint32_t*>(dense + (m + g + i % 2 * 8) * kPitch + 16 * k + i / 2 * 8 + 2 * q);
-        mma_half<T>(d, a, b[k][0], b[k][1]);
+        mma_half<T>(d, a, words[turn][k][0], words[turn][k][1]);
       }
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
@@ -155,45 +154,38 @@ __global__ void __launch_bounds__(kThreads) hadamard(const HadamardParams p) {
   extern __shared__ __align__(16) float held[];  // padded(kSize), then the dense factor in 16 bits
   T* dense = reinterpret_cast<T*>(held + (padded(kSize) + 4) / 4 * 4);
   launch_dependents();
+  const uint32_t* flips = p.flips + static_cast<int64_t>(blockIdx.x % p.segments) * kSize / 32;
+  const T* x = static_cast<const T*>(p.x) + static_cast<int64_t>(blockIdx.x) * kSize;
+  T* y = static_cast<T*>(p.y) + static_cast<int64_t>(blockIdx.x) * kSize;
+  wait_for_previous_kernel();
+  constexpr int count = 1 << pass_bits(0);
   if constexpr (kOrder > 1) {
+    uint32_t words[kTurns][kSide / 16][2];
+    read_groups(x, flips, words);
+#pragma unroll 4
     for (int i = threadIdx.x; i < kSide * kPitch; i += kThreads) {
       const int r = i / kPitch, c = i % kPitch;
       dense[i] = from_float<T>(r < kOrder && c < kOrder ? p.dense[r * kOrder + c] : 0.f);
     }
     __syncthreads();
-  }
-  const uint32_t* flips = p.flips + static_cast<int64_t>(blockIdx.x % p.segments) * kSize / 32;
-  const T* x = static_cast<const T*>(p.x) + static_cast<int64_t>(blockIdx.x) * kSize;
-  T* y = static_cast<T*>(p.y) + static_cast<int64_t>(blockIdx.x) * kSize;
-  constexpr int count = 1 << pass_bits(0);
-  if constexpr (kOrder > 1) {
-    const Signs signs(flips);
-    wait_for_previous_kernel();
-    times_dense(x, signs, dense, held);
+    times_dense(words, dense, held);
     pass<0, T>(held, y, p.scale);
   } else if constexpr (count % 8 == 0 && kPasses > 1) {
     constexpr int turns = (kSize + kThreads * count - 1) / (kThreads * count);
-    uint32_t signs[turns];
-#pragma unroll
-    for (int turn = 0; turn < turns; ++turn) {
-      const int i = (turn * kThreads + threadIdx.x) * count;
-      signs[turn] = i < kSize ? flips[i / 32] >> (i % 32) : 0;
-    }
-    wait_for_previous_kernel();
 #pragma unroll
     for (int turn = 0; turn < turns; ++turn) {
       const int i = (turn * kThreads + threadIdx.x) * count;
       if (i >= kSize) break;
+      const uint32_t signs = flips[i / 32] >> (i % 32);
       float v[count];
 #pragma unroll
-      for (int c = 0; c < count; c += 8) eight(x + i + c, signs[turn] >> c, v + c);
+      for (int c = 0; c < count; c += 8) eight(x + i + c, signs >> c, v + c);
       butterflies<pass_bits(0)>(v);
 #pragma unroll
       for (int c = 0; c < count; ++c) held[padded(i + c)] = v[c];
     }
     pass<1, T>(held, y, p.scale);
   } else {
-    wait_for_previous_kernel();
     for (int i = threadIdx.x; i < kSize; i += kThreads)
       held[padded(i)] = flips[i / 32] >> (i % 32) & 1 ? -to_float(x[i]) : to_float(x[i]);
     pass<0, T>(held, y, p.scale);
