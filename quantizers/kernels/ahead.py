@@ -37,6 +37,7 @@ def instances() -> Iterator[tuple[str, Mapping[str, int]]]:
         yield "dequantize_trellis", {"QUARTERS": quarters}
     for defines in all_defines():
         yield "gemv_table", defines
+        yield "dequantize_table", defines
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -161,7 +161,8 @@ def instance(quantizer: Quantizer) -> Instance:
 
 
 @cache
-def _units(quantizer: Quantizer) -> tuple[float, float]:
+def units(quantizer: Quantizer) -> tuple[float, float]:
+    """What a table entry of 1 stands for, in each part of the columns."""
     first, second = instance(quantizer).gains()
     return (1 / first, 1 / second)
 
@@ -177,7 +178,19 @@ def all_defines() -> Iterator[Mapping[str, int]]:
                 yield defines
 
 
-def _check_codebook(quantizer: Quantizer, codebook: torch.Tensor | None) -> None:
+def first_bytes(quantizer: Quantizer, codes: torch.Tensor, rows: int, columns: int) -> int:
+    """Bytes of the first part of the columns. ValueError unless the codes are those of such a matrix."""
+    how = instance(quantizer)
+    first = how.split(columns)
+    before = rows * first // 16 * how.pair_bits[0]
+    size = before + rows * (columns - first) // 16 * how.pair_bits[1]
+    if codes.numel() != size or codes.dtype != torch.uint8:
+        raise ValueError(f"{codes.numel()} bytes of codes are not the {size} of {quantizer.name}, {rows} x {columns}")
+    return before
+
+
+def check_codebook(quantizer: Quantizer, codebook: torch.Tensor | None) -> None:
+    """ValueError unless it is of the quantizer's shape, or none where it has none."""
     shape = instance(quantizer).codebook_shape
     if codebook is None or shape is None:
         if codebook is not None or shape is not None:
@@ -214,12 +227,8 @@ def multiply(
         )
     if x.dtype not in (torch.float16, torch.bfloat16) or y.dtype != x.dtype:
         raise ValueError(f"x and y are both float16 or both bfloat16, not {x.dtype} and {y.dtype}")
-    first = how.split(columns)
-    first_bytes = rows * first // 16 * how.pair_bits[0]
-    size = first_bytes + rows * (columns - first) // 16 * how.pair_bits[1]
-    if codes.numel() != size or codes.dtype != torch.uint8:
-        raise ValueError(f"{codes.numel()} bytes of codes are not the {size} of {quantizer.name}, {rows} x {columns}")
-    _check_codebook(quantizer, codebook)
+    before = first_bytes(quantizer, codes, rows, columns)
+    check_codebook(quantizer, codebook)
     if row_scale.shape != (rows,) or row_scale.dtype != torch.float16:
         raise ValueError(f"row_scale is float16 of shape ({rows},), not {row_scale.dtype} of {tuple(row_scale.shape)}")
     if not all(t.is_contiguous() for t in (codes, row_scale, x, y)):
@@ -228,16 +237,16 @@ def multiply(
         raise ValueError("codes and x begin at multiples of 16 bytes")
     library = load("gemv_table", x.device, how.defines)
     params = _Params(
-        codes=(codes.data_ptr(), codes.data_ptr() + first_bytes),
+        codes=(codes.data_ptr(), codes.data_ptr() + before),
         codebook=None if codebook is None else codebook.data_ptr(),
         row_scale=row_scale.data_ptr(),
         x=x.data_ptr(),
         y=y.data_ptr(),
-        unit=_units(quantizer),
+        unit=units(quantizer),
         rows=rows,
         columns=columns,
         batch=batch,
-        first_columns=first,
+        first_columns=how.split(columns),
         scalar=int(how.scalar),
         multiplier=how.multiplier,
     )

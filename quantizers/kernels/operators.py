@@ -21,6 +21,7 @@ from quantizers.base import Encoded, Quantizer
 from quantizers.kernels import gemv, gemv_table, hadamard, products
 from quantizers.kernels.build import KernelUnavailableError, compiler
 from quantizers.kernels.dequantize import dequantize
+from quantizers.kernels.dequantize_pairs import dequantize_pairs
 from quantizers.rotation import Rotation
 from quantizers.trellis.computed_trellis import ComputedTrellis
 
@@ -103,9 +104,11 @@ def _product(
         return y
     if has_dequantizer(quantizer, state_bits, out_features, x):
         named, decoder = dict(zip(keys.split(","), tensors, strict=True)), _decoder(quantizer, state_bits)
-        assert isinstance(decoder, ComputedTrellis)
         weight = x.new_empty(out_features, x.shape[1])
-        dequantize(named["codes"], named["row_scale"], weight, decoder.quarters)
+        if isinstance(decoder, ComputedTrellis):
+            dequantize(named["codes"], named["row_scale"], weight, decoder.quarters)
+        else:
+            dequantize_pairs(decoder, codebook, named["codes"], named["row_scale"], weight)
         return functional.linear(x, weight)
     weight = _weight(tensors, keys, quantizer, state_bits, out_features, codebook, in_features=x.shape[1])
     return functional.linear(x, weight.to(x.dtype))
@@ -185,7 +188,7 @@ def has_dequantizer(quantizer: str, state_bits: int, out_features: int, x: torch
     if not (x.is_cuda and x.dtype in KERNEL_DTYPES and out_features % 16 == x.shape[1] % 16 == 0 and _has_compiler()):
         return False
     decoder = _decoder(quantizer, state_bits)
-    return isinstance(decoder, ComputedTrellis) and products.has_kernel(decoder)
+    return products.has_kernel(decoder) and (isinstance(decoder, ComputedTrellis) or x.shape[1] % 64 == 0)
 
 
 @cache

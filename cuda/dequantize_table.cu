@@ -1,0 +1,119 @@
+// The 16-bit weight matrix from packed codes that stand for two weights each: tcq, half-tcq, vq, nuq, trellis2; for prompts and
+// large batches.
+//
+// Work is shared as in gemv_table.cu: a warp copies items of a strip to its ring and decodes units of 16 rows x 64
+// columns; lane (g, q) has 16 neighbours in each of two rows of a unit, which it writes as two pieces of 16 bytes.
+//
+// Bound: codes read, 2 bytes a weight written.
+#include <cuda_runtime.h>
+
+#include <type_traits>
+
+#include "activations.cuh"
+#include "launch.cuh"
+#include "table_fill.cuh"
+#include "table_work.cuh"
+
+struct DequantizeTableParams {
+  const uint8_t* codes[2];  // of the two parts of the columns; one part: the second is empty
+  const __half* codebook;   // (entries, 2), or (levels) where `scalar`
+  const __half* row_scale;  // (rows)
+  void* weight;             // (rows, columns)
+  float unit[2];            // what an entry of 1 stands for, in each part
+  int rows, columns;
+  int first_columns;        // columns of the first part
+  int scalar;
+  uint32_t multiplier;      // where weights are computed
+};
+
+using namespace table;
+
+namespace {
+
+constexpr int kWarps = 8, kThreads = kWarps * 32, kStages = 3;
+constexpr int kSlot = largest(First::kSlot, Second::kSlot);
+constexpr bool kComputed = Table::kBytes == 0, kTwoParts = !std::is_same_v<First, Second>;
+
+// The two weights of an operand of table_lookup.cuh, over the unit.
+__device__ __forceinline__ float2 values(uint32_t operand) {
+  if constexpr (kComputed) {  // (7, 5, 0, -5) and (0, 5, 7, 5) times the bytes
+    const int word = static_cast<int>(operand);
+    return make_float2(__dp4a(word, static_cast<int>(0xFB000507), 0), __dp4a(word, 0x05070500, 0));
+  } else {
+    return __half22float2(reinterpret_cast<const __half2&>(operand));
+  }
+}
+
+template <int I> using Number = std::integral_constant<int, I>;
+
+template <class T>
+__global__ void __launch_bounds__(kThreads) dequantize(const __grid_constant__ DequantizeTableParams p, int each, int larger) {
+  extern __shared__ __align__(128) uint8_t shared[];
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int block = blockIdx.x, own = each + (block < larger), first_strip = block * each + min(block, larger);
+  uint8_t* ring = shared + Table::kBytes + warp * kStages * kSlot;
+  const Table entries(shared, lane, p.multiplier);
+  launch_dependents();
+  wait_for_previous_kernel();
+  if constexpr (!kComputed) fill<Table, __half, kThreads>(shared, p.codebook, p.scalar);
+  __syncthreads();
+  auto part = [&](auto codes, int number) {
+    using Codes = decltype(codes);
+    const int begin = number * p.first_columns, end = kTwoParts && !number ? p.first_columns : p.columns;
+    if (begin == end) return;
+    const Matrix matrix{p.codes[number], end - begin};
+    Walk walk = Walk::begin(codes, matrix, Pass(begin, p.first_columns, p.columns, p.columns), 0, first_strip, own, warp, kWarps, lane);
+    int slot = 0;
+    for (int s = 0; s < kStages - 1; ++s) walk.copy(codes, ring + s * kSlot, lane);
+    for (; walk.left > 0; --walk.left) {
+      wait_copies<kStages - 2>();
+      __syncwarp();
+      walk.copy(codes, ring + (slot + kStages - 1) % kStages * kSlot, lane);
+      const bool last = walk.piece + 1 == walk.pieces;
+      const int tiles = last ? walk.last_tiles : Codes::kItemTiles;
+#pragma unroll 1
+      for (int tile = 0; tile < tiles; tile += 4) {
+        uint32_t words[Codes::kWords + 1];
+        codes.read(ring + slot * kSlot + tile / 4 * Codes::kUnit, reinterpret_cast<uint32_t(&)[Codes::kWords]>(words));
+        words[Codes::kWords] = 0;
+        const int here = tile + lane % 4, column = begin + (walk.piece * Codes::kItemTiles + here) * 16;
+        auto write = [&](auto which) {
+          constexpr int i = decltype(which)::value;
+          const int row = (first_strip + walk.strip) * 16 + Codes::row(lane, i);
+          const float scale = __half2float(p.row_scale[row]) * p.unit[number];
+          __align__(16) T of_row[16];
+          auto pair = [&](auto code) {
+            constexpr int j = decltype(code)::value, at = Codes::word_at(i, j);
+            const float2 v = values(entries.template operand<at % 32>(words[at / 32], words[at / 32 + 1]));
+            of_row[2 * j] = from_float<T>(v.x * scale), of_row[2 * j + 1] = from_float<T>(v.y * scale);
+          };
+          pair(Number<0>{}), pair(Number<1>{}), pair(Number<2>{}), pair(Number<3>{});
+          pair(Number<4>{}), pair(Number<5>{}), pair(Number<6>{}), pair(Number<7>{});
+          uint4* to = reinterpret_cast<uint4*>(static_cast<T*>(p.weight) + static_cast<int64_t>(row) * p.columns + column);
+          if (here < tiles) to[0] = reinterpret_cast<uint4*>(of_row)[0], to[1] = reinterpret_cast<uint4*>(of_row)[1];
+        };
+        write(Number<0>{}), write(Number<1>{});
+      }
+      if (++walk.piece == walk.pieces) walk.piece = 0, ++walk.strip;
+      slot = (slot + 1) % kStages;
+    }
+    wait_copies<0>();
+    __syncwarp();  // all lanes have read the ring
+  };
+  part(First(lane, Matrix{p.codes[0], kTwoParts ? p.first_columns : p.columns}), 0);
+  if constexpr (kTwoParts) part(Second(lane, Matrix{p.codes[1], p.columns - p.first_columns}), 1);
+}
+
+template <class T>
+int launch(const DequantizeTableParams& p, int processors, cudaStream_t stream) {
+  const int strips = p.rows / 16, blocks = min(strips, 2 * processors);
+  const int bytes = Table::kBytes + kWarps * kStages * kSlot;
+  return launch_overlapped(dequantize<T>, blocks, kThreads, bytes, stream, p, strips / blocks, strips % blocks);
+}
+
+}  // namespace
+
+// rows: a multiple of 16; columns: of 64. Returns a cudaError_t.
+extern "C" int dequantize_table(const DequantizeTableParams* p, int bfloat16, int processors, cudaStream_t stream) {
+  return bfloat16 ? launch<__nv_bfloat16>(*p, processors, stream) : launch<__half>(*p, processors, stream);
+}
