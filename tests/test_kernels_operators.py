@@ -127,7 +127,8 @@ def test_large_batches_take_the_dequantized_weight(monkeypatch: pytest.MonkeyPat
     assert not has_kernel("trellis-3", 17, 4096, x)
     assert has_dequantizer("trellis-3", 17, 4096, x)
     assert not has_dequantizer("trellis-3", 12, 4096, x), "codes of other states"
-    assert not has_dequantizer("tcq-3", 16, 4096, x)
+    assert has_dequantizer("tcq-3", 16, 4096, x)
+    assert not has_dequantizer("nvfp4", 0, 4096, x)
     assert not has_dequantizer("trellis-3", 17, 4100, x)
 
 

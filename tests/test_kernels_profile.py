@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from transformers import Gemma3TextConfig, LlamaConfig, Qwen2Config, Qwen3Config
 
+from alloc.latency import read_latency
 from alloc.tables import read_tables
 from quantizers.kernels import chain, profile
 from quantizers.kernels.fused_shapes import fused_shapes
@@ -119,3 +120,14 @@ def test_the_rest_of_a_token_has_no_linear_but_the_head(make: Callable[..., Any]
     assert logits.isfinite().all()
     tied = model.get_input_embeddings().weight is model.get_output_embeddings().weight  # type: ignore[operator]
     assert tied == config.tie_word_embeddings
+
+
+def test_shipped_tables_are_read_by_the_allocator() -> None:
+    shipped = sorted((Path(__file__).parent.parent / "conf" / "latency").glob("*.csv"))
+    assert shipped
+    for path in shipped:
+        table = read_latency(path)
+        units = {members for members, batch in table.rows if batch == 1}
+        assert {("q_proj",), ("k_proj", "q_proj", "v_proj"), ("gate_proj", "up_proj"), ("down_proj",)} <= units
+        assert table.constant[1] > 0
+        assert path.with_name(path.name + ".environment.json").is_file()
