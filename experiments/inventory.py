@@ -1,18 +1,23 @@
 """`python -m experiments.inventory [model=NAME | model.path=PATH] out=DIR`: a model's layers -> layers.csv.
 
 The tables folder begins here: shapes and fusion groups, with the sensitivities left empty. One row of the printed table
-stands for all layers of one kind (their names without numbers) and shape."""
+stands for all layers of one kind (their names without numbers) and shape. A model that is an architecture alone
+(`model=llama-3.1-8b`) needs no weights; config.json is written too, for `quantizers.kernels.decode_step --config`."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pandas as pd
-from omegaconf import DictConfig
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+from transformers import AutoConfig
 
 from experiments.entry import run, save_run
 from experiments.workspace import write_csv
-from quantizers.models import LoadedModel, inventory, linear_slots, load_model
+from quantizers.kernels.random_model import shapes_alone
+from quantizers.models import inventory, linear_slots, load_model
 
 
 def main(cfg: DictConfig) -> None:
@@ -20,20 +25,34 @@ def main(cfg: DictConfig) -> None:
     folder = Path(cfg.out)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"out={folder} is a file; it must be a folder")
-    loaded = load_model(cfg.model.path, verify_sha256=cfg.model.sha256)
-    layers = inventory(loaded.model)
+    facts = cfg.model.get("architecture")
+    if facts is None:
+        loaded = load_model(cfg.model.path, verify_sha256=cfg.model.sha256)
+        model, name, dtype = loaded.model, loaded.path.name, loaded.source_dtype
+    else:
+        model, name, dtype = architecture(OmegaConf.to_container(facts)), "shapes alone", "no weights"
+    layers = inventory(model)
     write_csv(layers, folder / "layers.csv")
-    save_run(folder, cfg, source_dtype=loaded.source_dtype, model_type=loaded.model.config.model_type)
-    print(describe(loaded, layers))
+    if facts is not None:
+        model.config.save_pretrained(folder)
+    save_run(folder, cfg, source_dtype=dtype, model_type=model.config.model_type)
+    print(describe(model, name, dtype, layers))
 
 
-def describe(loaded: LoadedModel, layers: pd.DataFrame) -> str:
+def architecture(facts: object) -> nn.Module:
+    """A model without weights. ValueError where the facts name no architecture of transformers."""
+    if not isinstance(facts, dict) or "model_type" not in facts:
+        raise ValueError("model.architecture is what a config.json says, with model_type")
+    return shapes_alone(AutoConfig.for_model(**facts), torch.float16)
+
+
+def describe(model: nn.Module, name: str, dtype: str, layers: pd.DataFrame) -> str:
     """Layers by kind and shape, and what may be quantized."""
     kinds = by_kind(layers)
-    slots = linear_slots(loaded.model)
+    slots = linear_slots(model)
     parameters = sum(slot.weight.numel() for slot in slots.values())
     groups = len({slot.fusion_group for slot in slots.values()})
-    head = f"{loaded.path.name}: {loaded.model.config.model_type}, stored as {loaded.source_dtype}"
+    head = f"{name}: {model.config.model_type}, stored as {dtype}"  # type: ignore[union-attr]
     foot = f"to quantize: {len(slots)} layers in {groups} fusion groups, {parameters:,} weights"
     return f"{head}\n{kinds.to_string(index=False)}\n{foot}"
 

@@ -13,6 +13,8 @@ from transformers import AutoModelForCausalLM, Qwen3MoeConfig
 
 from experiments.entry import CONF
 from experiments.inventory import main
+from quantizers.kernels.random_model import block_layers, read_architecture
+from quantizers.models import load_model
 from quantizers.models.location import split_hash
 
 PRESETS = [(folder, path.stem) for folder in ("model", "text") for path in sorted((CONF / folder).glob("*.yaml"))]
@@ -42,6 +44,21 @@ def test_layers_of_a_mixture_of_experts(tmp_path: Path, capsys: pytest.CaptureFi
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"layers.csv", "run.json"}
 
 
+def test_an_architecture_needs_no_weights(tmp_path: Path) -> None:
+    """Its layers, and a config.json that gives the same ones; what needs weights says so."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("inventory", ["model=llama-3.1-8b", f"out={tmp_path}"])
+    main(cfg)
+    layers = pd.read_csv(tmp_path / "layers.csv")
+    weights = (layers.out_features * layers.in_features).sum()
+    assert weights + 65 * 4096 == 8_030_261_248  # parameters of the published model, norms too
+    blocks = layers[layers.layer.str.contains(r"layers\.")]
+    alone = block_layers(read_architecture(tmp_path))
+    assert blocks[alone.columns].reset_index(drop=True).equals(alone)
+    with pytest.raises(ValueError, match="architecture without weights"):
+        load_model(cfg.model.path)
+
+
 def test_a_bad_model_is_one_line_and_no_file(tmp_path: Path) -> None:
     command = [
         sys.executable,
@@ -63,6 +80,10 @@ def test_presets_compose(folder: str, name: str) -> None:
         preset = compose(overrides=[f"+{folder}={name}"])[folder]
     if name == "path":
         assert set(preset) == {"path", "sha256"}
+        return
+    if "architecture" in preset:
+        assert preset.path is None
+        assert preset.architecture.model_type in ("llama", "qwen3")
         return
     location, sha256 = split_hash(preset.path)
     assert location.startswith("package:")

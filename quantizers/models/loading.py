@@ -39,7 +39,7 @@ class LoadedModel:
 
 
 def load_model(
-    path: str,
+    path: str | None,
     *,
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
@@ -47,6 +47,8 @@ def load_model(
 ) -> LoadedModel:
     """Load `path` (see `location`). FileNotFoundError if it is absent; ValueError for an unsupported family, a wrong
     hash, a tensor that is missing, damaged, misshapen, NaN or infinite (named)."""
+    if path is None:
+        raise ValueError("this model is an architecture without weights; name some by model.path=FOLDER_OR_HUB_ID")
     found = resolve_model(path)
     if verify_sha256 is not None:
         check_sha256(found, verify_sha256)
