@@ -16,6 +16,7 @@ from alloc.problem import Budgets, Problem, build_problem
 from alloc.solution import Solution, write_allocation
 from alloc.tables import read_tables
 from experiments.entry import run, save_run
+from experiments.vram import OPTIONS, bytes_for_weights
 
 BUDGETS = ("bits_per_weight", "memory_bytes", "latency_us", "tokens_per_second", "uniform")
 
@@ -38,6 +39,11 @@ def read_problem(cfg: DictConfig) -> Problem:
     whole_model = budget.pop("whole_model", False)
     within = mapping("budget.within", budget.pop("within", None) or {})
     standard = {name: budget.pop(name, None) for name in BUDGETS}
+    card = {name: budget.pop(name, None) for name in OPTIONS}
+    if card["vram_bytes"] is not None:
+        room = bytes_for_weights(card, Path(str(cfg.tables)), whole("batch", cfg.batch))
+        standard["memory_bytes"] = min(room, standard["memory_bytes"] or room)
+        whole_model = True
     named = {name: value for name, value in budget.items() if value is not None}
     members = cfg.palette.members
     return build_problem(
