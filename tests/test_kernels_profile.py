@@ -123,7 +123,7 @@ def test_the_rest_of_a_token_has_no_linear_but_the_head(make: Callable[..., Any]
 
 
 def test_shipped_tables_are_read_by_the_allocator() -> None:
-    shipped = sorted((Path(__file__).parent.parent / "conf" / "latency").glob("*.csv"))
+    shipped = sorted((Path(__file__).parent.parent / "conf" / "measured").glob("*.csv"))
     assert shipped
     for path in shipped:
         table = read_latency(path)
