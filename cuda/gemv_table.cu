@@ -79,8 +79,8 @@ __global__ void __launch_bounds__(kThreads, Groups == 1 && kWarps <= 16 ? 2 : 1)
   // Sums have room for a batch of 2^width.
   const int of_strip = 16 << width;
   float* places = reinterpret_cast<float*>(x + p.batch * Parts * pitch);  // (own + warps - 1, 16, 2^width)
-  float* sums = places + (own + kWarps - 1) * of_strip;            // (own, 16, 2^width)
-  uint2* spans = reinterpret_cast<uint2*>(sums + own * of_strip);  // (own): first and last warp of a strip
+  float* sums = places + (own + kWarps - 1) * of_strip;                   // (own, 16, 2^width)
+  uint2* spans = reinterpret_cast<uint2*>(sums + own * of_strip);         // (own): first and last warp of a strip
 
   const Table entries(shared, lane, p.multiplier);
   auto pass_from = [&](int column) { return Pass(column, kTwoParts ? p.first_columns : p.columns, p.columns, window); };

@@ -20,7 +20,6 @@ namespace table {
 template <class T, int Threads>
 struct Halves {
   using Sum = float;
-  static constexpr int kParts = 1;  // rows of an activation
 
   // x (batch, columns) from `column` on, `width` of them; a barrier must follow.
   __device__ static void load(const void* from, int batch, int columns, int column, int width, uint8_t* x, int pitch, float*, uint32_t*) {
@@ -37,10 +36,10 @@ struct Halves {
   __device__ static __forceinline__ float value(const Sum* parts, float) { return parts[0]; }
 };
 
+// Parts: rows of an activation, bytes that it has.
 template <class T, int Threads, int Parts>
 struct PairBytes {
   using Sum = int;
-  static constexpr int kParts = Parts;
 
   // Of the four pairs of a piece of x.
   __device__ static __forceinline__ void components(const uint4& piece, float (&c)[16]) {

@@ -41,8 +41,9 @@ def read_problem(cfg: DictConfig) -> Problem:
     standard = {name: budget.pop(name, None) for name in BUDGETS}
     card = {name: budget.pop(name, None) for name in OPTIONS}
     if card["vram_bytes"] is not None:
-        room = bytes_for_weights(card, Path(str(cfg.tables)), whole("batch", cfg.batch))
-        standard["memory_bytes"] = min(room, standard["memory_bytes"] or room)
+        if standard["memory_bytes"] is not None:
+            raise ValueError("budget.vram_bytes and budget.memory_bytes limit the same bytes; set one of them")
+        standard["memory_bytes"] = bytes_for_weights(card, Path(str(cfg.tables)), whole("batch", cfg.batch))
         whole_model = True
     named = {name: value for name, value in budget.items() if value is not None}
     members = cfg.palette.members

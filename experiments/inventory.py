@@ -16,8 +16,8 @@ from transformers import AutoConfig
 
 from experiments.entry import run, save_run
 from experiments.workspace import write_csv
-from quantizers.kernels.random_model import shapes_alone
 from quantizers.models import inventory, linear_slots, load_model
+from quantizers.models.empty import empty_model
 
 
 def main(cfg: DictConfig) -> None:
@@ -43,7 +43,8 @@ def architecture(facts: object) -> nn.Module:
     """A model without weights. ValueError where the facts name no architecture of transformers."""
     if not isinstance(facts, dict) or "model_type" not in facts:
         raise ValueError("model.architecture is what a config.json says, with model_type")
-    return shapes_alone(AutoConfig.for_model(**facts), torch.float16)
+    model: nn.Module = empty_model(AutoConfig.for_model(**facts), torch.float16)
+    return model
 
 
 def describe(model: nn.Module, name: str, dtype: str, layers: pd.DataFrame) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from quantizers.kernels.random_model import read_architecture
+from quantizers.models.empty import read_architecture
 
 OPTIONS = ("vram_bytes", "context", "config", "workspace_bytes")
 

@@ -58,13 +58,16 @@ class QuantizedLinear(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x (..., in) -> (..., out) in the dtype of x; the rotation works in float32."""
         rotated = self._turned(x) if self._rotated is None else self._rotated.take(self._taker, x, self._for_all)
-        if self._table is not None and self._table.device != x.device:
-            self._table = table_on(self._table, x.device)  # one for all layers, which is why it is no buffer
+        return self.multiply(rotated).view(*x.shape[:-1], self.out_features)
+
+    def multiply(self, rotated: torch.Tensor) -> torch.Tensor:
+        """R x (rows, in) -> (rows, out), with the bias."""
+        if self._table is not None and self._table.device != rotated.device:
+            self._table = table_on(self._table, rotated.device)  # one for all layers, which is why it is no buffer
         tensors = list(self.encoded.tensors.values())
         given = self._keys, self.quantizer.name, self._state_bits, self.out_features, self._table
         y: torch.Tensor = torch.ops.bitpalette.product(rotated, tensors, *given)
-        y = y.view(*x.shape[:-1], self.out_features)
-        return y if self.bias is None else y + self.bias.to(x.dtype)
+        return y if self.bias is None else y + self.bias.to(y.dtype)
 
     def _turned(self, x: torch.Tensor) -> torch.Tensor:
         """x (..., in) -> R x (rows, in), x itself where the quantizer does not rotate."""

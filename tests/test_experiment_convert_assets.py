@@ -62,7 +62,8 @@ def given(assets: Path) -> list[str]:
 def test_the_folder_holds_what_the_files_say(assets: Path) -> None:
     out = assets / "tables"
     convert(*given(assets), f"out={out}")
-    sensitivities, seconds = torch.load(assets / "coefficients.pt"), torch.load(assets / "times.pt")
+    sensitivities = torch.load(assets / "coefficients.pt", weights_only=True)
+    seconds = torch.load(assets / "times.pt", weights_only=True)
     tables = read_tables(out)
     assert len(tables.layers) == 14
     layers = pd.read_csv(out / "layers.csv").set_index("layer")

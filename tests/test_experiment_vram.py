@@ -40,6 +40,15 @@ def test_what_is_left_for_weights(tmp_path: Path) -> None:
         bytes_for_weights(SMALL, tmp_path / "absent", batch=1)
 
 
+def test_one_limit_of_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tables = folder(tmp_path / "tables")
+    both = ["budget.vram_bytes=100000", "budget.memory_bytes=800"]
+    assert command(monkeypatch, f"tables={tables}", f"out={tmp_path / 'out'}", *both) == 2
+    assert "set one of them" in capsys.readouterr().err
+
+
 def test_a_plan_fits_the_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The limit is the same as that of memory_bytes on the whole model."""
     tables = folder(tmp_path / "tables")

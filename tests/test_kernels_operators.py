@@ -12,7 +12,7 @@ from quantizers import FAMILIES, make_quantizer
 from quantizers.base import Encoded, Quantizer
 from quantizers.kernels import operators
 from quantizers.kernels.build import KernelUnavailableError
-from quantizers.kernels.operators import has_dequantizer, has_kernel, product, rotate
+from quantizers.kernels.operators import has_dequantizer, has_kernel, rotate
 from quantizers.rotation import Rotation
 
 ONE_EACH = [next(iter(family.members)) for family in FAMILIES]
@@ -28,6 +28,11 @@ def arguments(quantizer: Quantizer, encoded: Encoded, x: torch.Tensor) -> tuple[
     keys, tensors = zip(*encoded.tensors.items(), strict=True)
     state_bits = int(quantizer.settings().get("state_bits", 0))
     return x, list(tensors), ",".join(keys), quantizer.name, state_bits, encoded.out_features, quantizer.codebook()
+
+
+def product(x: torch.Tensor, encoded: Encoded, quantizer: Quantizer) -> torch.Tensor:
+    y: torch.Tensor = torch.ops.bitpalette.product(*arguments(quantizer, encoded, x))
+    return y
 
 
 @pytest.mark.parametrize("name", ONE_EACH)

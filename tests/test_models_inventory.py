@@ -13,8 +13,9 @@ from transformers import AutoModelForCausalLM, Qwen3MoeConfig
 
 from experiments.entry import CONF
 from experiments.inventory import main
-from quantizers.kernels.random_model import block_layers, read_architecture
+from quantizers.kernels.random_model import block_layers
 from quantizers.models import load_model
+from quantizers.models.empty import read_architecture
 from quantizers.models.location import split_hash
 
 PRESETS = [(folder, path.stem) for folder in ("model", "text") for path in sorted((CONF / folder).glob("*.yaml"))]

@@ -18,7 +18,7 @@ from quantizers.checkpoint.other_tensors import other_tensors
 from quantizers.checkpoint.shards import checked_tensors
 from quantizers.checkpoint.surgery import install, packable
 from quantizers.models import LinearSlot, LoadedModel, linear_slots
-from quantizers.models.loading import empty_model
+from quantizers.models.empty import empty_model
 from quantizers.modules.fusing import fuse, units_of
 from quantizers.rotation import Rotation
 

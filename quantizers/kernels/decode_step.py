@@ -34,13 +34,13 @@ from quantizers.kernels.random_model import (
     check_head,
     planned_bytes,
     random_model,
-    read_architecture,
     weight_bytes,
 )
 from quantizers.kernels.random_plan import FP16, StepPlan, read_plan
 from quantizers.kernels.rest_of_token import lean_rest
 from quantizers.kernels.step_breakdown import breakdown, recorded
 from quantizers.kernels.step_timing import Step, Times, replayed, times
+from quantizers.models.empty import read_architecture
 
 log = logging.getLogger(__name__)
 PROFILED = 5  # steps

@@ -1,4 +1,5 @@
-"""The 16-bit weight of packed `trellis` codes (`cuda/dequantize_trellis.cu`): for prompts and large batches."""
+"""The 16-bit weight of packed codes, for prompts and large batches: `trellis` by `cuda/dequantize_trellis.cu`, families
+whose codes stand for two weights each by `cuda/dequantize_table.cu` (`dequantize_pairs`)."""
 
 from __future__ import annotations
 
@@ -6,9 +7,12 @@ import ctypes
 
 import torch
 
+from quantizers.base import Quantizer
 from quantizers.kernels.build import check, load
+from quantizers.kernels.dequantize_pairs import dequantize_pairs
 from quantizers.kernels.gemv import processors
 from quantizers.trellis.computed import CONSTANTS, DEVIATION
+from quantizers.trellis.computed_trellis import ComputedTrellis
 from quantizers.trellis.mixed_stream import tile_bytes
 
 
@@ -26,7 +30,24 @@ class _Params(ctypes.Structure):
     )
 
 
-def dequantize(codes: torch.Tensor, row_scale: torch.Tensor, weight: torch.Tensor, quarters: int) -> None:
+def dequantize(
+    quantizer: Quantizer,
+    codebook: torch.Tensor | None,
+    codes: torch.Tensor,
+    row_scale: torch.Tensor,
+    weight: torch.Tensor,
+) -> None:
+    """The weight (rows, columns), float16 or bfloat16, into `weight`, on the current stream of the device.
+
+    Codes, row scales and codebook as the quantizer has them, on the device. ValueError as `dequantize_trellis` and
+    `dequantize_pairs`."""
+    if isinstance(quantizer, ComputedTrellis):
+        dequantize_trellis(codes, row_scale, weight, quantizer.quarters)
+    else:
+        dequantize_pairs(quantizer, codebook, codes, row_scale, weight)
+
+
+def dequantize_trellis(codes: torch.Tensor, row_scale: torch.Tensor, weight: torch.Tensor, quarters: int) -> None:
     """The weight (rows, columns), float16 or bfloat16, into `weight`, on the current stream of the device.
 
     codes: (rows / 16 x columns / 16 x 8 quarters,) uint8, of the family's own number of state bits; row_scale: (rows,)

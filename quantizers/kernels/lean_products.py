@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from quantizers.kernels.operators import rotate, state_bits, table_on
+from quantizers.kernels.operators import rotate
 from quantizers.linear import QuantizedLinear
 from quantizers.modules.fused import FusedMember
 from quantizers.rotation import Rotation
@@ -43,25 +43,13 @@ class Packed:
     names: tuple[str, ...]
     rows: tuple[int, ...]
     layer: QuantizedLinear
-    tensors: list[torch.Tensor]
-    given: tuple[Any, ...]
-
-    @classmethod
-    def of(cls, names: tuple[str, ...], rows: tuple[int, ...], layer: QuantizedLinear) -> Packed:
-        """What the operator takes is found once."""
-        encoded, quantizer = layer.encoded, layer.quantizer
-        tensors, table = list(encoded.tensors.values()), quantizer.codebook()
-        held = None if table is None else table_on(table, tensors[0].device)
-        given = ",".join(encoded.tensors), quantizer.name, state_bits(quantizer), encoded.out_features, held
-        return cls(names=names, rows=rows, layer=layer, tensors=tensors, given=given)
 
     @property
     def rotation(self) -> Rotation | None:
         return self.layer.rotation
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        y: torch.Tensor = torch.ops.bitpalette.product(x, self.tensors, *self.given)
-        return y if self.layer.bias is None else y + self.layer.bias.to(x.dtype)
+        return self.layer.multiply(x)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -165,11 +153,11 @@ def _fused(name: str, module: FusedMember) -> Product | None:
     if module.index:
         return None
     names = tuple(taker.rpartition(".")[2] for taker in module.handover.takers)
-    return Packed.of(names, tuple(module.rows), module.product)
+    return Packed(names=names, rows=tuple(module.rows), layer=module.product)
 
 
 def _packed(name: str, module: QuantizedLinear) -> Product:
-    return Packed.of((name,), (module.out_features,), module)
+    return Packed(names=(name,), rows=(module.out_features,), layer=module)
 
 
 def _dense(name: str, module: nn.Linear) -> Product:

@@ -21,23 +21,11 @@ from quantizers.base import Encoded, Quantizer
 from quantizers.kernels import gemv, gemv_table, hadamard, products
 from quantizers.kernels.build import KernelUnavailableError, compiler
 from quantizers.kernels.dequantize import dequantize
-from quantizers.kernels.dequantize_pairs import dequantize_pairs
 from quantizers.rotation import Rotation
 from quantizers.trellis.computed_trellis import ComputedTrellis
 
 log = logging.getLogger(__name__)
 KERNEL_DTYPES = (torch.float16, torch.bfloat16)
-
-
-def product(x: torch.Tensor, encoded: Encoded, quantizer: Quantizer) -> torch.Tensor:
-    """x (batch, in), rotated where the quantizer is -> (batch, out) in the dtype of x."""
-    keys, tensors = zip(*encoded.tensors.items(), strict=True)
-    table = quantizer.codebook()
-    held = None if table is None else table_on(table, x.device)
-    result: torch.Tensor = torch.ops.bitpalette.product(
-        x, list(tensors), ",".join(keys), quantizer.name, state_bits(quantizer), encoded.out_features, held
-    )
-    return result
 
 
 def state_bits(quantizer: Quantizer) -> int:
@@ -105,10 +93,7 @@ def _product(
     if has_dequantizer(quantizer, state_bits, out_features, x):
         named, decoder = dict(zip(keys.split(","), tensors, strict=True)), _decoder(quantizer, state_bits)
         weight = x.new_empty(out_features, x.shape[1])
-        if isinstance(decoder, ComputedTrellis):
-            dequantize(named["codes"], named["row_scale"], weight, decoder.quarters)
-        else:
-            dequantize_pairs(decoder, codebook, named["codes"], named["row_scale"], weight)
+        dequantize(decoder, codebook, named["codes"], named["row_scale"], weight)
         return functional.linear(x, weight)
     weight = _weight(tensors, keys, quantizer, state_bits, out_features, codebook, in_features=x.shape[1])
     return functional.linear(x, weight.to(x.dtype))

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from quantizers.kernels.random_model import block_layers, read_architecture
+from quantizers.kernels.random_model import block_layers
 from quantizers.kernels.random_plan import StepPlan, read_plan
+from quantizers.models.empty import read_architecture
 
 log = logging.getLogger(__name__)
 COLUMNS = {"members", "quantizer", "batch", "latency_us"}

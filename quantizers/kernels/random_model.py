@@ -6,15 +6,12 @@ sum over units of storage_bytes(rows, in) for the layers, and 16 bits (or the qu
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import pandas as pd
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
+from transformers import PreTrainedConfig
 
 from quantizers import make_quantizer
 from quantizers.base import Encoded, Quantizer
@@ -23,42 +20,12 @@ from quantizers.kernels.products import has_kernel
 from quantizers.kernels.random_plan import FP16, StepPlan
 from quantizers.linear import QuantizedLinear
 from quantizers.models import LinearSlot, linear_slots
+from quantizers.models.empty import empty_model
 from quantizers.modules.fusing import replace_members, share_rotations
 from quantizers.rotation import Rotation
 
 INT8 = "int8"
 ROTATION_SEED = 0
-
-
-@contextmanager
-def parameters_on_meta() -> Iterator[None]:
-    """Parameters made in here take no memory; buffers (rotary frequencies) are computed as ever."""
-    register = nn.Module.register_parameter
-
-    def on_meta(module: nn.Module, name: str, param: nn.Parameter | None) -> None:
-        if param is not None and not param.is_meta:  # a tied parameter stays the one that it is
-            param = nn.Parameter(param.to("meta"), requires_grad=False)
-        register(module, name, param)
-
-    nn.Module.register_parameter = on_meta  # type: ignore[method-assign, assignment]
-    try:
-        yield
-    finally:
-        nn.Module.register_parameter = register  # type: ignore[method-assign]
-
-
-def read_architecture(folder: str | Path) -> PreTrainedConfig:
-    """Of a folder with config.json, never from a network. FileNotFoundError where there is none."""
-    if not (Path(folder) / "config.json").is_file():
-        raise FileNotFoundError(f"{folder} has no config.json; a folder with the model's config.json is needed")
-    return AutoConfig.from_pretrained(folder, local_files_only=True)
-
-
-def shapes_alone(config: PreTrainedConfig, dtype: torch.dtype) -> nn.Module:
-    """The model of a config, its parameters on meta."""
-    with parameters_on_meta():
-        model: nn.Module = AutoModelForCausalLM.from_config(config, dtype=dtype)
-    return model
 
 
 def whole_linears(model: nn.Module) -> dict[str, LinearSlot]:
@@ -72,7 +39,7 @@ def whole_linears(model: nn.Module) -> dict[str, LinearSlot]:
 
 def block_layers(config: PreTrainedConfig) -> pd.DataFrame:
     """layer, out_features, in_features, fusion_group of the layers of all blocks, in model order."""
-    slots = whole_linears(shapes_alone(config, torch.float16))
+    slots = whole_linears(empty_model(config, torch.float16))
     rows = [(name, *slot.parameter.shape, slot.fusion_group) for name, slot in slots.items()]
     return pd.DataFrame(rows, columns=pd.Index(["layer", "out_features", "in_features", "fusion_group"]))
 
@@ -84,7 +51,7 @@ def random_model(
 
     Members of a fused unit of 16 bits are views of one matrix. ValueError as `whole_linears` and `check_head`."""
     check_head(head)
-    model = shapes_alone(config, dtype)
+    model: nn.Module = empty_model(config, dtype)
     slots = whole_linears(model)
     for unit in plan.units:
         linears = [model.get_submodule(name) for name in unit]

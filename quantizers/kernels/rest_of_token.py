@@ -19,8 +19,9 @@ from quantizers import make_quantizer
 from quantizers.kernels.chain import chain_microseconds, graphed, microseconds, random_pool
 from quantizers.kernels.lean_step import FAMILIES, USUAL_ATTENTION, LeanStep
 from quantizers.kernels.products import Packed
-from quantizers.kernels.random_model import block_layers, draw_others, random_model, shapes_alone, whole_linears
+from quantizers.kernels.random_model import block_layers, draw_others, random_model, whole_linears
 from quantizers.kernels.random_plan import read_plan
+from quantizers.models.empty import empty_model
 
 STEPS = 15  # timed replays
 REFERENCE = "trellis2-3"
@@ -44,7 +45,7 @@ class Absent(nn.Module):
 def without_linears(config: PreTrainedConfig, batch: int, device: torch.device, dtype: torch.dtype) -> nn.Module:
     """The model of random weights, its quantizable layers absent. ValueError for a family that is not supported, or
     whose layers are slices of experts."""
-    model = shapes_alone(config, dtype)
+    model: nn.Module = empty_model(config, dtype)
     for name, slot in whole_linears(model).items():
         parent, _, last = name.rpartition(".")
         setattr(model.get_submodule(parent), last, Absent(slot.parameter.shape[0], batch, dtype, device))

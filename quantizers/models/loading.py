@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from quantizers.models.empty import empty_model
 from quantizers.models.families import Family, family_of
 from quantizers.models.folder import SafetensorsFolder
 from quantizers.models.location import check_sha256, resolve_model
@@ -76,15 +77,6 @@ def open_source(path: Path) -> WeightSource:
 
         return GgufFile(path)
     raise ValueError(f"{path} is neither a model folder nor a .gguf file")
-
-
-def empty_model(config: Any, dtype: torch.dtype) -> Any:
-    """The architecture with parameters on the meta device and real buffers."""
-    from accelerate import init_empty_weights
-    from transformers import AutoModelForCausalLM
-
-    with init_empty_weights(include_buffers=False):
-        return AutoModelForCausalLM.from_config(config, dtype=dtype)
 
 
 def fill(model: Any, source: WeightSource, family: Family, *, dtype: torch.dtype, device: torch.device) -> None:
