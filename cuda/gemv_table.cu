@@ -4,7 +4,8 @@
 // pair of weights costs its extraction from the stream, its index and one lookup (table_lookup.cuh), with sums in
 // float32. x is float16 or bfloat16; for the latter the table is rounded to bfloat16 (relative error 2^-9 at most,
 // that of x). The pair of a state of trellis2 is one product of integers, whose four bytes are a register of operand A of
-// m16n8k32: 13 to 18 instructions for 256 weights, where tables take 27 (table_activations.cuh).
+// m16n8k32: 13 to 18 instructions for 256 weights, where tables take 27; x then comes as bytes with a scale for each segment
+// of a row (pair_bytes.cuh), and sums of integers end where a segment does.
 //
 // Layout (table_codes.cuh): strips of 16 rows; an item is 8 or 16 tiles of a strip, copied by a warp to its ring in
 // shared memory. A block owns some strips and each warp an equal part of their items, across strips; first copies and
@@ -28,13 +29,16 @@ struct TableParams {
   const uint8_t* codes[2];  // of the two parts of the columns; one part: the second is empty
   const __half* codebook;   // (entries, 2), or (levels) where `scalar`
   const __half* row_scale;  // (rows)
-  const void* x;            // (batch, columns)
+  const void* x;            // (batch, columns); where weights are computed (batch, parts, 2 columns) bytes
+  const float* x_scale;     // (batch, segments) of the bytes
   void* y;                  // (batch, rows)
   float unit[2];            // what an entry of 1 stands for, in each part
   int rows, columns, batch;
   int first_columns;        // columns of the first part
   int scalar;
   uint32_t multiplier;      // where weights are computed
+  int parts;                // bytes of an activation
+  int segment_bits;         // columns of a scale, as a power of two
 };
 
 using namespace table;
@@ -47,28 +51,26 @@ namespace {
 constexpr int kWarps = WARPS, kThreads = kWarps * 32;
 constexpr bool kComputed = Table::kBytes == 0;
 constexpr int kMostBatch = 16, kWindow = 256;  // windows of x are multiples of it
-constexpr int kMostShared = 232448, kStatic = kMostBatch * (kWarps + 1) * 4;  // bytes of a block's
+constexpr int kMostShared = 232448, kSystem = 1024;  // bytes of a block's
 // Copies of a warp under way: as many as let two blocks fit on an SM at 4096 columns and batch 1 (so that the next
 // kernel's first copies and its table overlap with this one), where the table does; at 14336 columns where there is none.
 constexpr int kSlot = largest(First::kSlot, Second::kSlot);
-constexpr int kOther = (kComputed ? 57376 : 8208) + 1600 + 1024 + kStatic;  // of x, of sums, and what the system keeps
+constexpr int kOther = (kComputed ? 57376 : 8208) + 2048 + kSystem;  // of x, of sums and scales, and what the system keeps
 constexpr int kRoom = (Table::kBytes <= 65536 ? 116736 - kOther : kMostShared - 32768) - Table::kBytes;
 constexpr int kStages = kRoom / kWarps / kSlot < 2 ? 2 : kRoom / kWarps / kSlot > 4 ? 4 : kRoom / kWarps / kSlot;
 constexpr int kRing = kWarps * kStages * kSlot;
 constexpr bool kTwoParts = !std::is_same_v<First, Second>;
 static_assert(Table::kBytes % 16 == 0 && kSlot % 16 == 0 && Table::kBytes + kRing < kMostShared);
 
-template <int I> using Number = std::integral_constant<int, I>;
+__host__ __device__ constexpr int segments_of(const TableParams& p) { return (p.columns + (1 << p.segment_bits) - 1) >> p.segment_bits; }
 
-constexpr int parts_of(int batch) { return kComputed && batch <= 4 ? 2 : 1; }  // rows of an activation
+template <int I> using Number = std::integral_constant<int, I>;
 
 template <class T, int Groups, int Parts>
 __global__ void __launch_bounds__(kThreads, Groups == 1 && kWarps <= 16 ? 2 : 1)
     gemv(const __grid_constant__ TableParams p, int each, int larger, int window, int width) {
-  using A = std::conditional_t<kComputed, PairBytes<T, kThreads, Parts>, Halves<T, kThreads>>;
+  using A = std::conditional_t<kComputed, PairBytes<Parts>, Halves<T>>;
   extern __shared__ __align__(128) uint8_t shared[];
-  __shared__ float scales[kMostBatch];
-  __shared__ uint32_t room[kMostBatch * kWarps];
   // By shuffles, or the compiler reads threadIdx again and again.
   const int lane = __shfl_sync(~0u, threadIdx.x % 32, threadIdx.x % 32), warp = __shfl_sync(~0u, threadIdx.x / 32, 0);
   const int q = lane % 4;
@@ -81,6 +83,8 @@ __global__ void __launch_bounds__(kThreads, Groups == 1 && kWarps <= 16 ? 2 : 1)
   float* places = reinterpret_cast<float*>(x + p.batch * Parts * pitch);  // (own + warps - 1, 16, 2^width)
   float* sums = places + (own + kWarps - 1) * of_strip;                   // (own, 16, 2^width)
   uint2* spans = reinterpret_cast<uint2*>(sums + own * of_strip);         // (own): first and last warp of a strip
+  float* scales = reinterpret_cast<float*>(spans + own);                  // (batch, segments)
+  const int segments = kComputed ? segments_of(p) : 0;
 
   const Table entries(shared, lane, p.multiplier);
   auto pass_from = [&](int column) { return Pass(column, kTwoParts ? p.first_columns : p.columns, p.columns, window); };
@@ -104,6 +108,25 @@ __global__ void __launch_bounds__(kThreads, Groups == 1 && kWarps <= 16 ? 2 : 1)
     float* place = places + (warp + walk.strip) * of_strip;
     bool from_start = walk.piece == 0;
     typename A::Sum acc[Groups][2][4] = {};
+    float total[Groups][4 / Parts] = {};
+    // Into float32, by the scale of the segment; b: which of the batch a lane's sum i is of.
+    auto place_of = [&](int group, int i) { return (group * 8 + 2 * q + i % 2) / Parts; };
+    auto gather = [&](int segment) {
+#pragma unroll
+      for (int group = 0; group < Groups; ++group)
+#pragma unroll
+        for (int i = 0; i < 4; i += Parts) {
+          float factor = 1.f;
+          if constexpr (kComputed) factor = scales[min(place_of(group, i), p.batch - 1) * segments + segment];
+#pragma unroll
+          for (int part = i; part < i + Parts; ++part) acc[group][0][part] += acc[group][1][part];
+          total[group][i / Parts] += A::value(acc[group][0] + i) * factor;
+#pragma unroll
+          for (int part = i; part < i + Parts; ++part) acc[group][0][part] = acc[group][1][part] = 0;
+        }
+    };
+    constexpr int kItemBits = log2_of(Codes::kItemTiles) + 4;
+    const int first_item = pass.begin >> kItemBits, shift = p.segment_bits - kItemBits;
     uint8_t *slot = ring, *next = ring + (kStages - 1) * kSlot;
     for (; walk.left > 0; --walk.left) {
       wait_copies<kStages - 2>();
@@ -148,17 +171,20 @@ __global__ void __launch_bounds__(kThreads, Groups == 1 && kWarps <= 16 ? 2 : 1)
       if constexpr (Codes::kPartial && kTwoParts) {
         if (tile < tiles) multiply(tile, false);
       }
-      if (last || walk.left == 1) {
+      const bool end = last || walk.left == 1;
+      if constexpr (kComputed) {
+        const int item = first_item + walk.piece;  // the next
+        if (end || (item & ((1 << shift) - 1)) == 0) gather((item - 1) >> shift);
+      }
+      if (end) {
+        if constexpr (!kComputed) gather(0);
 #pragma unroll
         for (int group = 0; group < Groups; ++group)
 #pragma unroll
           for (int i = 0; i < 4; i += Parts) {
-            const int b = (group * 8 + 2 * q + i % 2) / Parts;
-#pragma unroll
-            for (int part = i; part < i + Parts; ++part) acc[group][0][part] += acc[group][1][part];
-            if (b < p.batch) place[(Codes::row(lane, i / 2) << width) + b] = A::value(acc[group][0] + i, scales[b]);
-#pragma unroll
-            for (int part = i; part < i + Parts; ++part) acc[group][0][part] = acc[group][1][part] = 0;
+            const int b = place_of(group, i);
+            if (b < p.batch) place[(Codes::row(lane, i / 2) << width) + b] = total[group][i / Parts];
+            total[group][i / Parts] = 0.f;
           }
         if (lane == 0 && from_start) spans[walk.strip].x = warp;
         if (lane == 0 && last) spans[walk.strip].y = warp;
@@ -201,7 +227,10 @@ __global__ void __launch_bounds__(kThreads, Groups == 1 && kWarps <= 16 ? 2 : 1)
   wait_for_previous_kernel();
   for (int column = 0; column < p.columns;) {
     const Pass pass = pass_from(column);
-    if (column % window == 0) A::load(p.x, p.batch, p.columns, column, min(window, p.columns - column), x, pitch, scales, room);
+    if constexpr (kComputed)
+      if (column == 0)
+        for (int i = threadIdx.x; i < p.batch * segments; i += kThreads) scales[i] = p.x_scale[i];
+    if (column % window == 0) load_rows<kThreads>(p.x, p.batch * Parts, p.columns, column, min(window, p.columns - column), x, pitch);
     __syncthreads();
     const int pieces = walk.pieces;
     with_codes(pass, [&](auto codes) { run(codes, pass, walk); });
@@ -225,9 +254,9 @@ struct Plan {
 // As much of the batch at once as leaves room for a window of 1024 columns of x, or all of them.
 Plan plan(const TableParams& p, int own) {
   for (int batch = min(p.batch, kMostBatch);; batch = (batch + 1) / 2) {
-    const int sums = ((2 * own + kWarps - 1) * 64 << log2_above(batch)) + own * 8;
+    const int sums = ((2 * own + kWarps - 1) * 64 << log2_above(batch)) + own * 8 + (kComputed ? batch * segments_of(p) * 4 : 0);
     const int fixed = Table::kBytes + kRing + sums;
-    const int most = (kMostShared - kStatic - fixed) / (batch * parts_of(batch)) / 2 - 8;
+    const int most = (kMostShared - kSystem - fixed) / (batch * p.parts) / 2 - 8;
     int window = p.columns;
     if (most < p.columns) {
       const int whole = most / kWindow * kWindow;
@@ -236,7 +265,7 @@ Plan plan(const TableParams& p, int own) {
       const int windows = (p.columns + whole - 1) / whole;
       window = ((p.columns + windows - 1) / windows + kWindow - 1) / kWindow * kWindow;
     }
-    return {batch, window, fixed + batch * parts_of(batch) * (2 * window + 16)};
+    return {batch, window, fixed + batch * p.parts * (2 * window + 16)};
   }
 }
 
@@ -255,10 +284,11 @@ int multiply(TableParams p, int processors, cudaStream_t stream) {
     const Plan now = plan(p, (strips + blocks - 1) / blocks);
     if (!now.batch) return cudaErrorInvalidValue;
     p.batch = now.batch;
-    const auto launcher = now.batch > 8 ? launch<T, 2, 1> : now.batch > 4 ? launch<T, 1, 1> : launch<T, 1, parts_of(1)>;
+    const auto launcher = now.batch > 8 ? launch<T, 2, 1> : p.parts == 2 ? launch<T, 1, kComputed ? 2 : 1> : launch<T, 1, 1>;
     if (const int status = launcher(p, now, blocks, stream)) return status;
     done += p.batch;
-    p.x = static_cast<const T*>(p.x) + static_cast<int64_t>(p.batch) * p.columns;
+    p.x = static_cast<const T*>(p.x) + static_cast<int64_t>(p.batch) * p.parts * p.columns;
+    if constexpr (kComputed) p.x_scale += p.batch * segments_of(p);
     p.y = static_cast<T*>(p.y) + static_cast<int64_t>(p.batch) * p.rows;
   }
   return 0;
@@ -266,7 +296,7 @@ int multiply(TableParams p, int processors, cudaStream_t stream) {
 
 }  // namespace
 
-// rows: a multiple of 16; columns: of 64. Returns a cudaError_t.
+// rows: a multiple of 16; columns: of 64; parts: 1 where x is in 16 bits, 2 for a batch of 4 at most. Returns a cudaError_t.
 extern "C" int gemv_table(const TableParams* p, int bfloat16, int processors, cudaStream_t stream) {
   return bfloat16 ? multiply<__nv_bfloat16>(*p, processors, stream) : multiply<__half>(*p, processors, stream);
 }

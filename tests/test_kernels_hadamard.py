@@ -16,6 +16,10 @@ __all__ = ["library_folder", "on_cpu"]
 REAL = [896, 1536, 2048, 4096, 4864, 8192, 12288, 14336, 28672]
 
 
+def whole(width: int) -> Rotation:
+    return Rotation(in_features=width, seed=0, group="")
+
+
 def error(x: torch.Tensor, rotation: Rotation) -> float:
     """||kernel - definition|| / ||definition||; NaN where something was not written."""
     y = torch.full_like(x, torch.nan)
@@ -45,7 +49,7 @@ def test_the_kernel_rotates_as_defined(
 def test_several_blocks_a_row(library_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A width that no Hadamard matrix has is rotated in parts, each with signs of its own."""
     monkeypatch.setattr(hadamard, "load", lambda name, device, given: emulated(name, given, library_folder))
-    width = next(width for width in range(64, 4096, 64) if defines(width) and Rotation(
+    width = next(width for width in range(64, 4096, 64) if defines(whole(width)) and Rotation(
         in_features=width, seed=0, group="g").block < width)  # fmt: skip
     x = torch.randn(2, width, generator=torch.Generator().manual_seed(0)).half()
     assert error(x, Rotation(in_features=width, seed=0, group="g")) < 4e-4
@@ -53,18 +57,18 @@ def test_several_blocks_a_row(library_folder: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("width", REAL)
 def test_widths_of_real_models_have_a_kernel(width: int) -> None:
-    given = defines(width)
+    given = defines(whole(width))
     assert given is not None
     assert given["ORDER"] << given["POWER_BITS"] == width
 
 
 def test_what_has_no_kernel_is_refused() -> None:
-    assert defines(7) is None
-    assert defines(576) is None, "4 x 12 x 12"
-    assert defines(16) is None
+    assert defines(whole(7)) is None
+    assert defines(whole(576)) is None, "4 x 12 x 12"
+    assert defines(whole(16)) is None
     x = torch.zeros(1, 16, dtype=torch.float16)
     with pytest.raises(ValueError, match="no kernel rotates"):
-        rotate(x, x.clone(), Rotation(in_features=16, seed=0, group=""))
+        rotate(x, x.clone(), whole(16))
 
 
 @pytest.mark.gpu

@@ -63,7 +63,7 @@ def test_the_rotation_is_an_operator_with_its_gradient() -> None:
     rotation = Rotation(in_features=64, seed=2, group="model.layers.0.mlp")
     x = torch.randn(3, 64, generator=torch.Generator().manual_seed(10), requires_grad=True)
     assert torch.equal(rotate(x, rotation), rotation.rotate_input(x))
-    torch.library.opcheck(torch.ops.bitpalette.rotate.default, (x, 2, "model.layers.0.mlp", False))
+    torch.library.opcheck(torch.ops.bitpalette.rotate.default, (x, 2, "model.layers.0.mlp", 0, False))
     along = torch.randn(3, 64, generator=torch.Generator().manual_seed(11))
     (rotate(x, rotation) * along).sum().backward()
     assert x.grad is not None

@@ -15,8 +15,10 @@ import torch
 from rich.progress import Progress
 
 from quantizers.kernels import hadamard
+from quantizers.kernels.block_rotation import BLOCK_BITS
 from quantizers.kernels.build import KernelUnavailableError, architecture, build, compiler
 from quantizers.kernels.gemv_table import all_defines
+from quantizers.rotation import Rotation
 from quantizers.trellis.computed import CONSTANTS
 
 log = logging.getLogger(__name__)
@@ -29,8 +31,11 @@ def instances() -> Iterator[tuple[str, Mapping[str, int]]]:
     """(source, defines) of every library of cuda/."""
     yield "read_limit", {}
     yield "encode_trellis", {}
-    for width in WIDTHS:
-        if given := hadamard.defines(width):
+    yield "pair_bytes", {}
+    for bits in BLOCK_BITS:
+        yield "block_rotation", {"POWER_BITS": bits}
+    for width in WIDTHS:  # of checkpoints whose blocks have no limit
+        if given := hadamard.defines(Rotation(in_features=width, seed=0, group="")):
             yield "hadamard", given
     for quarters in CONSTANTS:
         yield "gemv_trellis", {"QUARTERS": quarters}

@@ -45,17 +45,28 @@ def _parts(  # type: ignore[no-untyped-def]
     q, k, v, q_weight, k_weight, cos, sin, place_at, keys, values, most, total, sums,
     q_stride, k_stride, v_stride, capacity, eps, scale,
     NORMED: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr, KEY_HEADS: tl.constexpr, HALF: tl.constexpr,
-    TILE: tl.constexpr, TILES: tl.constexpr, PARTS: tl.constexpr,
+    TILE: tl.constexpr, TILES: tl.constexpr, PARTS: tl.constexpr, OVERLAPPED: tl.constexpr,
 ):  # fmt: skip
     """q (batch, KEY_HEADS GROUP d), k, v (batch, KEY_HEADS d); most, total (heads of all, PARTS); sums (same, d)."""
     D: tl.constexpr = 2 * HALF
     dtype: tl.constexpr = keys.dtype.element_ty
     batch, head, part = tl.program_id(0) // KEY_HEADS, tl.program_id(0) % KEY_HEADS, tl.program_id(1)
     i, j, rows = tl.arange(0, HALF), tl.arange(0, D), tl.arange(0, ROWS)
+    begin = part * TILE * TILES
+    cache = (batch * KEY_HEADS + head).to(tl.int64) * capacity * D
+    # The first tile of the cache, whatever of it is seen: no kernel of this step has written it.
+    t = begin + tl.arange(0, TILE)
+    of_keys, of_values = keys + cache + i[None, :], values + cache + j[None, :]
+    if OVERLAPPED:
+        tl.extra.cuda.gdc_launch_dependents()
+    tile_first = tl.load(of_keys + t[:, None] * D, mask=(t < capacity)[:, None], other=0.0)  # (TILE, HALF)
+    tile_second = tl.load(of_keys + t[:, None] * D + HALF, mask=(t < capacity)[:, None], other=0.0)
+    tile_v = tl.load(of_values + t[:, None] * D, mask=(t < capacity)[:, None], other=0.0)
+    if OVERLAPPED:
+        tl.extra.cuda.gdc_wait()
     place = tl.load(place_at)
     cos += place * D
     sin += place * D
-    begin = part * TILE * TILES
     own = (place >= begin) & (place < begin + TILE * TILES)
 
     at = k + batch * k_stride + head * D + i[None, :]
@@ -64,7 +75,6 @@ def _parts(  # type: ignore[no-untyped-def]
         k_first, k_second = _normed(k_first, k_second, k_weight, i, eps, HALF)
     k_first, k_second = _turned(k_first, k_second, cos, sin, i, dtype, HALF)
     own_v = tl.load(v + batch * v_stride + head * D + j)
-    cache = (batch * KEY_HEADS + head).to(tl.int64) * capacity * D
     into = cache + place * D
     tl.store(keys + into + i[None, :], k_first, mask=own)
     tl.store(keys + into + HALF + i[None, :], k_second, mask=own)
@@ -86,12 +96,7 @@ def _parts(  # type: ignore[no-untyped-def]
     n = tl.zeros((ROWS,), tl.float32) + weight
     a = tl.zeros((ROWS, D), tl.float32) + weight * own_v.to(tl.float32)[None, :]
     for tile in range(TILES):
-        t = begin + tile * TILE + tl.arange(0, TILE)
         seen = t < place
-        of_keys = keys + cache + t[:, None] * D + i[None, :]
-        tile_first = tl.load(of_keys, mask=seen[:, None], other=0.0)  # (TILE, HALF)
-        tile_second = tl.load(of_keys + HALF, mask=seen[:, None], other=0.0)
-        tile_v = tl.load(values + cache + t[:, None] * D + j[None, :], mask=seen[:, None], other=0.0)
         s = tl.dot(q_first, tl.trans(tile_first), input_precision="ieee")
         s = (s + tl.dot(q_second, tl.trans(tile_second), input_precision="ieee")) * scale
         s = tl.where(seen[None, :], s, -1e30)  # (ROWS, TILE)
@@ -99,8 +104,14 @@ def _parts(  # type: ignore[no-untyped-def]
         p = tl.where(seen[None, :], tl.exp(s - larger[:, None]), 0.0)
         shrink = tl.exp(m - larger)
         n = n * shrink + tl.sum(p, 1)
-        a = a * shrink[:, None] + tl.dot(p.to(dtype), tile_v, input_precision="ieee")
+        of_seen = tl.where(seen[:, None], tile_v, 0.0)
+        a = a * shrink[:, None] + tl.dot(p.to(dtype), of_seen.to(dtype), input_precision="ieee")
         m = larger
+        t += TILE
+        left = (t < place) & (tile + 1 < TILES)
+        tile_first = tl.load(of_keys + t[:, None] * D, mask=left[:, None], other=0.0)
+        tile_second = tl.load(of_keys + t[:, None] * D + HALF, mask=left[:, None], other=0.0)
+        tile_v = tl.load(of_values + t[:, None] * D, mask=left[:, None], other=0.0)
 
     to = ((batch * KEY_HEADS + head) * GROUP + rows) * PARTS + part
     tl.store(most + to, m, mask=real)
@@ -109,8 +120,13 @@ def _parts(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _whole(most, total, sums, out, PARTS: tl.constexpr, PADDED: tl.constexpr, D: tl.constexpr):  # type: ignore[no-untyped-def]
+def _whole(  # type: ignore[no-untyped-def]
+    most, total, sums, out, PARTS: tl.constexpr, PADDED: tl.constexpr, D: tl.constexpr, OVERLAPPED: tl.constexpr
+):
     """out (heads of all, D)."""
+    if OVERLAPPED:
+        tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()
     row, p, j = tl.program_id(0), tl.arange(0, PADDED), tl.arange(0, D)
     m = tl.load(most + row * PARTS + p, mask=p < PARTS, other=-1e30)
     n = tl.load(total + row * PARTS + p, mask=p < PARTS, other=0.0)
@@ -146,13 +162,18 @@ def placed_attention(
     sums = torch.empty(batch * heads, parts, d, device=q.device)
     out = torch.empty_like(q, memory_format=torch.contiguous_format)
     group = heads // key_heads
+    # The launch of one kernel while the one before it works (cuda/launch.cuh)
+    overlapped = q.is_cuda and torch.cuda.get_device_capability(q.device) >= (9, 0)
+    launch = {"launch_pdl": True} if overlapped else {}
     _parts[(batch * key_heads, parts)](
         q, k, v, keys if q_weight is None else q_weight, keys if k_weight is None else k_weight, cos, sin, place,
         keys, values, most, total, sums, q.stride(0), k.stride(0), v.stride(0), capacity, eps, d**-0.5,
         NORMED=q_weight is not None, GROUP=group, ROWS=max(LEAST_ROWS, triton.next_power_of_2(group)),
-        KEY_HEADS=key_heads, HALF=d // 2, TILE=TILE, TILES=tiles, PARTS=parts, num_warps=4,
+        KEY_HEADS=key_heads, HALF=d // 2, TILE=TILE, TILES=tiles, PARTS=parts,
+        OVERLAPPED=overlapped, num_warps=4, **launch,
     )  # fmt: skip
     _whole[(batch * heads,)](
-        most, total, sums, out, PARTS=parts, PADDED=triton.next_power_of_2(parts), D=d, num_warps=4
-    )
+        most, total, sums, out, PARTS=parts, PADDED=triton.next_power_of_2(parts), D=d, OVERLAPPED=overlapped,
+        num_warps=4, **launch,
+    )  # fmt: skip
     return out

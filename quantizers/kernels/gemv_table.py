@@ -15,6 +15,7 @@ from quantizers import FAMILIES
 from quantizers.base import Quantizer
 from quantizers.kernels.build import check, load
 from quantizers.kernels.gemv import MOST_BATCH, processors
+from quantizers.kernels.pair_bytes import DTYPES, PairBytes, made
 from quantizers.scalar import NonUniform
 from quantizers.trellis import ComputedPair, HalfTrellis, Trellis, computed_pair
 from quantizers.trellis.half import first_columns
@@ -32,6 +33,7 @@ class _Params(ctypes.Structure):
         ("codebook", ctypes.c_void_p),
         ("row_scale", ctypes.c_void_p),
         ("x", ctypes.c_void_p),
+        ("x_scale", ctypes.c_void_p),
         ("y", ctypes.c_void_p),
         ("unit", ctypes.c_float * 2),
         ("rows", ctypes.c_int),
@@ -40,6 +42,8 @@ class _Params(ctypes.Structure):
         ("first_columns", ctypes.c_int),
         ("scalar", ctypes.c_int),
         ("multiplier", ctypes.c_uint32),
+        ("parts", ctypes.c_int),
+        ("segment_bits", ctypes.c_int),
     )
 
 
@@ -209,15 +213,15 @@ def multiply(
     codebook: torch.Tensor | None,
     codes: torch.Tensor,
     row_scale: torch.Tensor,
-    x: torch.Tensor,
+    x: torch.Tensor | PairBytes,
     y: torch.Tensor,
 ) -> None:
     """y (batch, rows) = x (batch, columns) W^T, into `y`, on the current stream of the device.
 
     codes, row_scale: as the quantizer stores them; codebook: its own, on the device, None for trellis2; x and y float16
-    or bfloat16 (then the codebook is rounded to bfloat16), sums float32 in a fixed order. ValueError on what the kernel
-    does not take: rows a multiple of 16, columns of 64, batch 1 to 16, tensors contiguous, codes and x from a multiple
-    of 16 bytes."""
+    or bfloat16 (then the codebook is rounded to bfloat16), sums float32 in a fixed order. trellis2 reads bytes, which
+    are made first of an x that is none. ValueError on what the kernel does not take: rows a multiple of 16, columns of
+    64, batch 1 to 16, tensors contiguous, codes and x from a multiple of 16 bytes."""
     how = instance(quantizer)
     batch, columns = x.shape
     rows = y.shape[1]
@@ -225,22 +229,28 @@ def multiply(
         raise ValueError(
             f"rows are a multiple of 16, columns of 64, batch 1 to {MOST_BATCH}; not {rows}, {columns}, {batch}"
         )
-    if x.dtype not in (torch.float16, torch.bfloat16) or y.dtype != x.dtype:
+    if how.codebook_shape is None and isinstance(x, torch.Tensor):
+        x = made(x)
+    if how.codebook_shape is not None and isinstance(x, PairBytes):
+        raise ValueError(f"{quantizer.name} is multiplied with float16 or bfloat16, not with bytes")
+    if x.dtype not in DTYPES or y.dtype != x.dtype:
         raise ValueError(f"x and y are both float16 or both bfloat16, not {x.dtype} and {y.dtype}")
+    rows_of_x = x if isinstance(x, torch.Tensor) else x.rows
     before = first_bytes(quantizer, codes, rows, columns)
     check_codebook(quantizer, codebook)
     if row_scale.shape != (rows,) or row_scale.dtype != torch.float16:
         raise ValueError(f"row_scale is float16 of shape ({rows},), not {row_scale.dtype} of {tuple(row_scale.shape)}")
-    if not all(t.is_contiguous() for t in (codes, row_scale, x, y)):
+    if not all(t.is_contiguous() for t in (codes, row_scale, rows_of_x, y)):
         raise ValueError("codes, row_scale, x and y are contiguous")
-    if codes.data_ptr() % 16 or x.data_ptr() % 16:
+    if codes.data_ptr() % 16 or rows_of_x.data_ptr() % 16:
         raise ValueError("codes and x begin at multiples of 16 bytes")
-    library = load("gemv_table", x.device, how.defines)
+    library = load("gemv_table", y.device, how.defines)
     params = _Params(
         codes=(codes.data_ptr(), codes.data_ptr() + before),
         codebook=None if codebook is None else codebook.data_ptr(),
         row_scale=row_scale.data_ptr(),
-        x=x.data_ptr(),
+        x=rows_of_x.data_ptr(),
+        x_scale=None if isinstance(x, torch.Tensor) else x.scales.data_ptr(),
         y=y.data_ptr(),
         unit=units(quantizer),
         rows=rows,
@@ -249,11 +259,13 @@ def multiply(
         first_columns=how.split(columns),
         scalar=int(how.scalar),
         multiplier=how.multiplier,
+        parts=1 if isinstance(x, torch.Tensor) else x.parts,
+        segment_bits=30 if isinstance(x, torch.Tensor) else x.segment_bits,
     )
     status = library.gemv_table(
         ctypes.byref(params),
-        int(x.dtype == torch.bfloat16),
-        processors(x.device.index or 0),
-        ctypes.c_void_p(torch.cuda.current_stream(x.device).cuda_stream),
+        int(y.dtype == torch.bfloat16),
+        processors(y.device.index or 0),
+        ctypes.c_void_p(torch.cuda.current_stream(y.device).cuda_stream),
     )
     check(status, "gemv_table")

@@ -1,4 +1,5 @@
-"""The randomized Hadamard rotation of inputs on a GPU (`cuda/hadamard.cu`): what `Rotation.rotate_input` defines."""
+"""The randomized Hadamard rotation of inputs on a GPU (`cuda/hadamard.cu`): what `Rotation.rotate_input` defines, for
+Hadamard blocks that `block_rotation` does not take."""
 
 from __future__ import annotations
 
@@ -8,9 +9,9 @@ from functools import lru_cache
 import numpy as np
 import torch
 
+from quantizers.kernels.block_rotation import flips
 from quantizers.kernels.build import check, load
 from quantizers.rotation import Rotation
-from quantizers.rotation.signs import random_signs
 from quantizers.rotation.transform import block_factors, dense_factor
 
 MOST_ORDER = 128  # of the dense factor: its inputs are held in registers
@@ -31,22 +32,15 @@ class _Params(ctypes.Structure):
     )
 
 
-def defines(in_features: int) -> dict[str, int] | None:
-    """Of the library that rotates inputs of this width; None where there is none: two dense factors (576, 1152), or a
-    block that is too small or too large, or whose dense factor is."""
-    size, (power, *dense) = block_factors(in_features)
+def defines(rotation: Rotation) -> dict[str, int] | None:
+    """Of the library for this rotation; None where there is none: two dense factors (576, 1152), or a block that is too
+    small or too large, or whose dense factor is."""
+    size, (power, *dense) = block_factors(rotation.in_features, rotation.most_block)
     orders = [order for order in dense if order & (order - 1)]
     power *= int(np.prod([order for order in dense if not order & (order - 1)], dtype=np.int64))
     if len(orders) > 1 or (orders and orders[0] > MOST_ORDER) or not 32 <= size <= MOST_SIZE or size % 32 or power < 2:
         return None
     return {"POWER_BITS": power.bit_length() - 1, "ORDER": orders[0] if orders else 1}
-
-
-@lru_cache(maxsize=4096)
-def _flips(in_features: int, seed: int, group: str, device: torch.device) -> torch.Tensor:
-    """(in_features / 8,) uint8, low bit first: where the sign is -1."""
-    negative = random_signs(seed, group, in_features) < 0
-    return torch.from_numpy(np.packbits(negative, bitorder="little")).to(device)
 
 
 @lru_cache(maxsize=64)
@@ -58,7 +52,7 @@ def rotate(x: torch.Tensor, y: torch.Tensor, rotation: Rotation) -> None:
     """y = R x of every row, into `y`, on the current stream of the device. x, y: (rows, in), float16 or bfloat16.
 
     ValueError on a width that has no kernel (`defines`) or a dtype that is neither."""
-    given = defines(rotation.in_features)
+    given = defines(rotation)
     if given is None or x.dtype not in (torch.float16, torch.bfloat16) or x.shape != y.shape or x.dtype != y.dtype:
         raise ValueError(f"no kernel rotates {x.dtype} of shape {tuple(x.shape)} into {tuple(y.shape)}")
     segments = rotation.in_features // rotation.block
@@ -66,7 +60,7 @@ def rotate(x: torch.Tensor, y: torch.Tensor, rotation: Rotation) -> None:
     params = _Params(
         x=x.data_ptr(),
         y=y.data_ptr(),
-        flips=_flips(rotation.in_features, rotation.seed, rotation.group, x.device).data_ptr(),
+        flips=flips(rotation.in_features, rotation.seed, rotation.group, x.device).data_ptr(),
         dense=_dense(given["ORDER"], x.device).data_ptr(),
         scale=rotation.block**-0.5,
         rows=len(x) * segments,

@@ -21,14 +21,6 @@ def norm(h: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     return weight * scaled.to(h.dtype)
 
 
-def embed(
-    tokens: torch.Tensor, embedding: torch.Tensor, weight: torch.Tensor, eps: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """tokens (batch,), embedding (vocabulary, n) -> h, n, (batch, n) each."""
-    h = functional.embedding(tokens, embedding)
-    return h, norm(h, weight, eps)
-
-
 def add_norm(
     h: torch.Tensor, delta: torch.Tensor, weight: torch.Tensor, eps: float
 ) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,7 +1,8 @@
 r"""The products of a block as a decoding step asks for them: [y_1; y_2; ..] = [W_1; W_2; ..] x, layers that read one x.
 
-An input is rotated once for all products of its group, and results are views of what a product wrote. The modules of a
-model say which layers are one product: fused ones, and 16-bit linears whose weights are neighbours in memory."""
+An input is made (norm, gate: `block_rotation.Source`) and rotated once for all products of its group, in one launch
+where there is a kernel; results are views of what a product wrote. The modules of a model say which layers are one
+product: fused ones, and 16-bit linears whose weights are neighbours in memory."""
 
 from __future__ import annotations
 
@@ -13,15 +14,23 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from quantizers.kernels.operators import rotate
+from quantizers.kernels import block_rotation, gemv, gemv_table
+from quantizers.kernels.block_rotation import Source
+from quantizers.kernels.operators import has_fused_rotation, rotate
+from quantizers.kernels.pair_bytes import PairBytes
 from quantizers.linear import QuantizedLinear
 from quantizers.modules.fused import FusedMember
 from quantizers.rotation import Rotation
+from quantizers.trellis import ComputedPair
+
+Input = torch.Tensor | PairBytes
+Kind = tuple[Rotation | None, bool]  # of a product's input: how it is rotated, and whether it is bytes
+Plainly = Callable[[Source], tuple[torch.Tensor, torch.Tensor]]
 
 
 class Product(Protocol):
     """One matrix product. `names`: the layers whose rows it has, `rows` of each; `rotation`: of the input that it
-    reads, None: the input itself."""
+    reads, None: the input itself; `of_bytes`: whether it reads bytes where they are made for it."""
 
     @property
     def names(self) -> tuple[str, ...]: ...
@@ -32,7 +41,10 @@ class Product(Protocol):
     @property
     def rotation(self) -> Rotation | None: ...
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+    @property
+    def of_bytes(self) -> bool: ...
+
+    def __call__(self, x: Input) -> torch.Tensor:
         """x (batch, in), rotated -> (batch, rows of all)."""
 
 
@@ -48,8 +60,17 @@ class Packed:
     def rotation(self) -> Rotation | None:
         return self.layer.rotation
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return self.layer.multiply(x)
+    @property
+    def of_bytes(self) -> bool:
+        layer = self.layer
+        return isinstance(layer.quantizer, ComputedPair) and gemv.takes(layer.out_features, layer.in_features, 1)
+
+    def __call__(self, x: Input) -> torch.Tensor:
+        if isinstance(x, torch.Tensor):
+            return self.layer.multiply(x)
+        tensors, y = self.layer.encoded.tensors, x.rows.new_empty(len(x.rows), self.layer.out_features, dtype=x.dtype)
+        gemv_table.multiply(self.layer.quantizer, None, tensors["codes"], tensors["row_scale"], x, y)
+        return y if self.layer.bias is None else y + self.layer.bias.to(y.dtype)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -60,12 +81,14 @@ class Dense:
     rows: tuple[int, ...]
     weight: torch.Tensor
     bias: torch.Tensor | None
+    of_bytes = False
 
     @property
     def rotation(self) -> Rotation | None:
         return None
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+    def __call__(self, x: Input) -> torch.Tensor:
+        assert isinstance(x, torch.Tensor)
         return functional.linear(x, self.weight, self.bias)
 
 
@@ -76,34 +99,53 @@ class Absent:
     names: tuple[str, ...]
     rows: tuple[int, ...]
     rotation: Rotation | None
+    of_bytes: bool
     output: torch.Tensor
 
     @classmethod
     def like(cls, product: Product, batch: int, dtype: torch.dtype, device: torch.device) -> Absent:
         """In the place of a product."""
         output = torch.randn(batch, sum(product.rows), device=device).to(dtype)
-        return cls(names=product.names, rows=product.rows, rotation=product.rotation, output=output)
+        return cls(
+            names=product.names, rows=product.rows, rotation=product.rotation, of_bytes=product.of_bytes, output=output
+        )
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+    def __call__(self, x: Input) -> torch.Tensor:
         return self.output
 
 
 class Group:
-    """The products that read one input."""
+    """The products that read one input. plain: f of a source, and x + delta of one that adds, its first otherwise."""
 
-    def __init__(self, products: Sequence[Product]) -> None:
-        self.products = tuple(products)
+    def __init__(self, products: Sequence[Product], plain: Plainly) -> None:
+        self.products, self._plain = tuple(products), plain
 
-    def __call__(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        """x (batch, in) -> (batch, rows) of each layer, by the last part of its name."""
-        inputs: dict[Rotation | None, torch.Tensor] = {None: x}
+    def __call__(self, source: Source) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """(batch, rows) of each layer, by the last part of its name; and x + delta of a source that adds."""
+        few = len(source.first) <= gemv.MOST_BATCH
+        kinds = [(product.rotation, product.of_bytes and few) for product in self.products]
+        inputs, total = self._inputs(source, kinds)
         results: dict[str, torch.Tensor] = {}
-        for product in self.products:
-            if product.rotation is not None and product.rotation not in inputs:
-                inputs[product.rotation] = rotate(x, product.rotation)
-            y = product(inputs[product.rotation])
+        for product, kind in zip(self.products, kinds, strict=True):
+            y = product(inputs[kind])
             results |= zip(product.names, torch.split(y, list(product.rows), dim=-1), strict=True)
-        return results
+        return results, total
+
+    def _inputs(self, source: Source, kinds: Sequence[Kind]) -> tuple[dict[Kind, Input], torch.Tensor]:
+        """What products of these kinds read."""
+        first = kinds[0][0]
+        if first is not None and all(rotation == first for rotation, _ in kinds) and has_fused_rotation(source, first):
+            asked = {of_bytes for _, of_bytes in kinds}
+            found = block_rotation.rotate(source, first, halves=False in asked, pairs=True in asked)
+            made: dict[Kind, Input | None] = {(first, False): found.y, (first, True): found.bytes}
+            total = source.first if found.sum is None else found.sum
+            return {kind: x for kind, x in made.items() if x is not None}, total
+        x, total = self._plain(source)
+        turned: dict[Rotation | None, torch.Tensor] = {None: x}
+        for rotation, _ in kinds:
+            if rotation is not None and rotation not in turned:
+                turned[rotation] = rotate(x, rotation)
+        return {kind: turned[kind[0]] for kind in kinds}, total
 
 
 def products_of(holder: nn.Module, names: Sequence[str]) -> list[Product]:

@@ -1,10 +1,11 @@
-r"""One decoding step of a model of the Llama kind, lean: about ten launches a block besides its products.
+r"""One decoding step of a model of the Llama kind, lean: six launches a block besides its products.
 
-    tokens -> embed, norm -> { q k v, rotary and cache, attention, o; norm, gate up, activation, down } -> norm, head
+    tokens -> embed -> { norm, q k v, rotary and cache, attention, o; norm, gate up, activation, down } -> norm, head
 
-It takes the modules of a loaded or random model (packed, fused, 16 bits) and runs their products between glue that
-torch.compile makes one kernel each of (`lean_glue`). Its state is static: tokens, place, caches; a CUDA graph of one
-call is the step of every token. The greedy token of each sequence is left in `tokens`, the place stays where it is."""
+It takes the modules of a loaded or random model (packed, fused, 16 bits). Norms and the activation are part of the
+rotation of what products read (`block_rotation`); without one torch.compile makes a kernel each of them (`lean_glue`).
+Its state is static: tokens, place, caches; a CUDA graph of one call is the step of every token. The greedy token of
+each sequence is left in `tokens`, the place stays where it is."""
 
 from __future__ import annotations
 
@@ -15,8 +16,10 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 from quantizers.kernels import lean_glue
+from quantizers.kernels.block_rotation import Gated, Normed, Plain, Source
 from quantizers.kernels.int8_head import Int8Head, int8_product
 from quantizers.kernels.lean_products import Absent, Group, products_of
 
@@ -77,10 +80,10 @@ class LeanStep:
         positions = torch.arange(capacity, device=self._device)[None]
         cos, sin = body.rotary_emb(torch.zeros(1, dtype=torch.float32, device=self._device), positions)
         self._cos, self._sin = cos[0], sin[0]
+        self._norm, self._add_norm = glue(lean_glue.norm, compiled), glue(lean_glue.add_norm, compiled)
+        self._activate, self._greedy = glue(lean_glue.activate, compiled), glue(lean_glue.greedy, compiled)
         self._blocks = [self._block(layer, config, batch, absent) for layer in body.layers]
         self._head = head_of(model.get_output_embeddings(), compiled)  # type: ignore[operator]
-        self._embed, self._add_norm = glue(lean_glue.embed, compiled), glue(lean_glue.add_norm, compiled)
-        self._activate, self._greedy = glue(lean_glue.activate, compiled), glue(lean_glue.greedy, compiled)
         self._attend = ATTENTION[attention](compiled)
 
     def _block(self, layer: Any, config: Any, batch: int, absent: bool) -> Block:
@@ -91,8 +94,8 @@ class LeanStep:
         def group(holder: nn.Module, *names: str) -> Group:
             products = products_of(holder, names)
             if absent:
-                return Group([Absent.like(product, batch, self._dtype, self._device) for product in products])
-            return Group(products)
+                products = [Absent.like(product, batch, self._dtype, self._device) for product in products]
+            return Group(products, self._plain)
 
         normed = config.model_type in HEAD_NORMS
         return Block(
@@ -120,28 +123,39 @@ class LeanStep:
     @torch.no_grad()
     def __call__(self) -> torch.Tensor:
         """Logits (batch, vocabulary) of `tokens` at `place`; their greedy successors are then in `tokens`."""
-        h, n = self._embed(self.tokens, self._embedding, self._blocks[0].attention_norm, self._eps)
-        for number, block in enumerate(self._blocks):
-            last = number + 1 == len(self._blocks)
-            after = self._last_norm if last else self._blocks[number + 1].attention_norm
-            h, n = self._through(block, h, n, after)
+        h: torch.Tensor = functional.embedding(self.tokens, self._embedding)
+        delta: torch.Tensor | None = None
+        for block in self._blocks:
+            h, delta = self._through(block, h, delta)
+        n, _ = self._plain(self._normed(h, delta, self._last_norm))
         logits = self._head(n)
         self._greedy(logits, self.tokens)
         return logits
 
-    def _through(
-        self, block: Block, h: torch.Tensor, n: torch.Tensor, after: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """h and its norm by `attention_norm` -> the same behind the block, by the weight `after`."""
-        y = block.qkv(n)
+    def _through(self, block: Block, h: torch.Tensor, delta: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """The stream h + delta -> the same behind the block."""
+        y, h = block.qkv(self._normed(h, delta, block.attention_norm))
         mixed = self._attend(
             y["q_proj"], y["k_proj"], y["v_proj"], self._cos, self._sin, self.place,
             block.keys, block.values, block.q_norm, block.k_norm, self._eps,
         )  # fmt: skip
-        h, n = self._add_norm(h, block.o(mixed)["o_proj"], block.mlp_norm, self._eps)
-        y = block.gate_up(n)
-        m = self._activate(y["gate_proj"], y["up_proj"])
-        return self._add_norm(h, block.down(m)["down_proj"], after, self._eps)
+        o = block.o(Plain(x=mixed))[0]["o_proj"]
+        y, h = block.gate_up(self._normed(h, o, block.mlp_norm))
+        return h, block.down(Gated(gate=y["gate_proj"], up=y["up_proj"]))[0]["down_proj"]
+
+    def _normed(self, h: torch.Tensor, delta: torch.Tensor | None, weight: torch.Tensor) -> Normed:
+        return Normed(x=h, delta=delta, weight=weight, eps=self._eps)
+
+    def _plain(self, source: Source) -> tuple[torch.Tensor, torch.Tensor]:
+        """f of a source without its rotation, and x + delta of one that adds, its first tensor otherwise."""
+        if isinstance(source, Plain):
+            return source.x, source.x
+        if isinstance(source, Gated):
+            return self._activate(source.gate, source.up), source.gate
+        if source.delta is None:
+            return self._norm(source.x, source.weight, source.eps), source.x
+        h, n = self._add_norm(source.x, source.delta, source.weight, source.eps)
+        return n, h
 
 
 def glue(function: Callable[..., Any], compiled: bool) -> Callable[..., Any]:

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from quantizers import make_quantizer
 from quantizers.base import Encoded, Quantizer
-from quantizers.kernels import gemv, gemv_table, hadamard, products
+from quantizers.kernels import block_rotation, gemv, gemv_table, hadamard, products
 from quantizers.kernels.build import KernelUnavailableError, compiler
 from quantizers.kernels.dequantize import dequantize
 from quantizers.rotation import Rotation
@@ -41,34 +41,40 @@ def table_on(table: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 def rotate(x: torch.Tensor, rotation: Rotation) -> torch.Tensor:
     """x (batch, in) -> R x in the dtype of x."""
-    result: torch.Tensor = torch.ops.bitpalette.rotate(x, rotation.seed, rotation.group, False)
+    result: torch.Tensor = torch.ops.bitpalette.rotate(x, rotation.seed, rotation.group, rotation.most_block, False)
     return result
 
 
 @torch.library.custom_op("bitpalette::rotate", mutates_args=())
-def _rotate(x: torch.Tensor, seed: int, group: str, back: bool) -> torch.Tensor:
-    """x (batch, in). The random signs are those of (seed, group); back: R' x."""
-    rotation = Rotation(in_features=x.shape[1], seed=seed, group=group)
+def _rotate(x: torch.Tensor, seed: int, group: str, most_block: int, back: bool) -> torch.Tensor:
+    """x (batch, in). seed, group, most_block: as of `Rotation`; back: R' x."""
+    rotation = Rotation(in_features=x.shape[1], seed=seed, group=group, most_block=most_block)
     if back:
         return rotation.unrotate_weight(x).to(x.dtype)
-    if x.is_cuda and x.dtype in KERNEL_DTYPES and hadamard.defines(x.shape[1]) and _has_compiler():
-        y = torch.empty_like(x, memory_format=torch.contiguous_format)
-        hadamard.rotate(x.contiguous(), y, rotation)
+    source = block_rotation.Plain(x=x.contiguous())
+    if has_fused_rotation(source, rotation):
+        y = block_rotation.rotate(source, rotation, halves=True, pairs=False).y
+        assert y is not None
+        return y
+    if x.is_cuda and x.dtype in KERNEL_DTYPES and hadamard.defines(rotation) and _has_compiler():
+        y = torch.empty_like(source.x)
+        hadamard.rotate(source.x, y, rotation)
         return y
     return rotation.rotate_input(x).to(x.dtype)
 
 
 @_rotate.register_fake
-def _(x: torch.Tensor, seed: int, group: str, back: bool) -> torch.Tensor:
+def _(x: torch.Tensor, seed: int, group: str, most_block: int, back: bool) -> torch.Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
 def _keep_rotation(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
-    _, ctx.seed, ctx.group, ctx.back = inputs
+    _, ctx.seed, ctx.group, ctx.most_block, ctx.back = inputs
 
 
-def _rotate_back(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
-    return torch.ops.bitpalette.rotate(gradient, ctx.seed, ctx.group, not ctx.back), None, None, None
+def _rotate_back(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None, None, None]:
+    turned = torch.ops.bitpalette.rotate(gradient, ctx.seed, ctx.group, ctx.most_block, not ctx.back)
+    return turned, None, None, None, None
 
 
 _rotate.register_autograd(_rotate_back, setup_context=_keep_rotation)
@@ -166,6 +172,12 @@ def has_kernel(quantizer: str, state_bits: int, out_features: int, x: torch.Tens
     ):
         return False
     return products.has_kernel(_decoder(quantizer, state_bits))
+
+
+def has_fused_rotation(source: block_rotation.Source, rotation: Rotation) -> bool:
+    """Whether one launch makes and rotates this input."""
+    x = source.first
+    return x.is_cuda and x.dtype in KERNEL_DTYPES and block_rotation.takes(rotation) and _has_compiler()
 
 
 def has_dequantizer(quantizer: str, state_bits: int, out_features: int, x: torch.Tensor) -> bool:

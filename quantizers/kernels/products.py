@@ -12,7 +12,9 @@ from typing import Protocol
 import torch
 
 from quantizers.base import Quantizer
-from quantizers.kernels import gemv, gemv_table
+from quantizers.kernels import gemv, gemv_table, pair_bytes
+from quantizers.kernels.pair_bytes import PairBytes
+from quantizers.trellis import ComputedPair
 from quantizers.trellis.computed import native_state_bits
 from quantizers.trellis.computed_trellis import ComputedTrellis
 
@@ -53,6 +55,7 @@ class Packed:
 
     def __init__(self, quantizer: Quantizer) -> None:
         self.quantizer, self._quantizer = quantizer.name, quantizer
+        self._bytes: dict[torch.Size, PairBytes] = {}
 
     def weight_bytes(self, rows: int, columns: int) -> int:
         """All but the row scales."""
@@ -74,7 +77,15 @@ class Packed:
             return lambda x, y: gemv.multiply(codes, scale, x, y, quarters)
         table = self._quantizer.codebook()
         held = None if table is None else table.to(codes.device)
+        if isinstance(self._quantizer, ComputedPair):
+            return lambda x, y: gemv_table.multiply(self._quantizer, None, codes, scale, self._bytes_of(x), y)
         return lambda x, y: gemv_table.multiply(self._quantizer, held, codes, scale, x, y)
+
+    def _bytes_of(self, x: torch.Tensor) -> PairBytes:
+        """Of the first x of a shape: in a model rotations make them, and a product waits for the one before it alike."""
+        if x.shape not in self._bytes:
+            self._bytes[x.shape] = pair_bytes.made(x)
+        return self._bytes[x.shape]
 
 
 class Dense:

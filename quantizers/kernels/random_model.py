@@ -22,7 +22,7 @@ from quantizers.linear import QuantizedLinear
 from quantizers.models import LinearSlot, linear_slots
 from quantizers.models.empty import empty_model
 from quantizers.modules.fusing import replace_members, share_rotations
-from quantizers.rotation import Rotation
+from quantizers.rotation import MOST_BLOCK, Rotation
 
 INT8 = "int8"
 ROTATION_SEED = 0
@@ -87,7 +87,7 @@ def random_linear(
     codes = torch.randint(0, 256, (size,), dtype=torch.uint8, device=device, generator=generator)
     scale = torch.full((rows,), columns**-0.5, dtype=torch.float16, device=device)
     encoded = Encoded(out_features=rows, in_features=columns, tensors={"codes": codes, "row_scale": scale})
-    rotation = Rotation(in_features=columns, seed=ROTATION_SEED, group=group)
+    rotation = Rotation(in_features=columns, seed=ROTATION_SEED, group=group, most_block=MOST_BLOCK)
     return QuantizedLinear(quantizer, encoded, rotation, bias)
 
 

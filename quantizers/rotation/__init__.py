@@ -3,9 +3,10 @@
 from quantizers.rotation.gaussianity import gaussianity, kurtosis
 from quantizers.rotation.hadamard import hadamard_factors, hadamard_matrix
 from quantizers.rotation.signs import random_signs
-from quantizers.rotation.transform import Rotation
+from quantizers.rotation.transform import MOST_BLOCK, Rotation
 
 __all__ = [
+    "MOST_BLOCK",
     "Rotation",
     "gaussianity",
     "hadamard_factors",

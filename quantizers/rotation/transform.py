@@ -4,7 +4,9 @@ r"""One-sided randomized Hadamard rotation of the inputs of a layer (QuIP#, Tsen
 
 H is block diagonal with in_features / m Hadamard blocks of order m: one block (m = in_features) wherever an order is
 constructible (2 and most multiples of 4), else the largest constructible m that divides in_features. m = 1 (an odd
-in_features) leaves only the signs: such a layer is quantized as it is.
+in_features) leaves only the signs: such a layer is quantized as it is. Where m is limited and in_features is beyond,
+m is the largest power of two within the limit, if that is at least LEAST_BLOCK: butterflies alone, and blocks that a
+GPU rotates side by side.
 
 H = H_p x F_1 x ... (Kronecker): the power of two p by fast Walsh-Hadamard butterflies, log2(p) additions an element,
 the rest as small dense matrices of order f, f multiply-adds an element.
@@ -22,25 +24,33 @@ import torch
 from quantizers.rotation.hadamard import atom, hadamard_factors
 from quantizers.rotation.signs import random_signs
 
+LEAST_BLOCK = 256  # of a power of two that is preferred, and of a limit
+MOST_BLOCK = 2048  # the usual limit: what a GPU rotates fast (quantizers/kernels/block_rotation.py)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rotation:
     """The rotation of every layer of a fusion group: layers that read one input share `seed` and `group`.
+
+    most_block: the limit of the order of Hadamard blocks, 0 for none.
 
     Works in float64 where the argument is float64, else in float32, on the argument's device."""
 
     in_features: int
     seed: int
     group: str
+    most_block: int = 0
 
     def __post_init__(self) -> None:
         if self.in_features < 1:
             raise ValueError(f"in_features must be at least 1, got {self.in_features}")
+        if self.most_block and self.most_block < LEAST_BLOCK:
+            raise ValueError(f"most_block is 0 (no limit) or at least {LEAST_BLOCK}, got {self.most_block}")
 
     @property
     def block(self) -> int:
         """Order m of the Hadamard blocks; in_features where the whole input is mixed."""
-        return block_factors(self.in_features)[0]
+        return block_factors(self.in_features, self.most_block)[0]
 
     def rotate_weight(self, weight: torch.Tensor) -> torch.Tensor:
         """W (out, in) -> W R' (out, in)."""
@@ -66,10 +76,10 @@ class Rotation:
         return x if x.dtype == torch.float64 else x.to(torch.float32)
 
     def _scaled_signs(self, like: torch.Tensor) -> torch.Tensor:
-        return scaled_signs(self.in_features, self.seed, self.group, like.dtype, like.device)
+        return scaled_signs(self.in_features, self.block, self.seed, self.group, like.dtype, like.device)
 
     def _blocks(self, x: torch.Tensor, *, transpose: bool) -> torch.Tensor:
-        m, factors = block_factors(self.in_features)
+        m, factors = block_factors(self.in_features, self.most_block)
         return hadamard_transform(x.reshape(-1, m), factors, transpose=transpose).reshape(x.shape)
 
 
@@ -97,11 +107,17 @@ def hadamard_transform(x: torch.Tensor, factors: tuple[int, ...], *, transpose: 
 
 
 @lru_cache(maxsize=1024)
-def block_factors(in_features: int) -> tuple[int, tuple[int, ...]]:
-    """(m, factors): the largest constructible order that divides in_features, and its Kronecker factors, power of two
-    first. The last 16 of a pure power of two counts as dense, so that butterflies never run on single elements."""
-    divisors = (in_features // count for count in range(1, in_features + 1) if in_features % count == 0)
-    factors = next(found for found in map(hadamard_factors, divisors) if found is not None)  # order 1 at the latest
+def block_factors(in_features: int, most_block: int = 0) -> tuple[int, tuple[int, ...]]:
+    """(m, factors): the order of the Hadamard blocks and its Kronecker factors, power of two first. most_block: as of
+    `Rotation`. The last 16 of a pure power of two counts as dense, so that butterflies never run on single elements."""
+    limit = most_block or in_features
+    power = min(in_features & -in_features, 1 << limit.bit_length() - 1)
+    if in_features > limit and power >= LEAST_BLOCK:
+        factors: tuple[int, ...] = (power,)
+    else:
+        divisors = (in_features // count for count in range(1, in_features + 1) if in_features % count == 0)
+        found = (hadamard_factors(order) for order in divisors if order <= limit)
+        factors = next(each for each in found if each is not None)  # order 1 at the latest
     if len(factors) == 1:
         last = min(16, factors[0])
         factors = (factors[0] // last, last)
@@ -115,7 +131,9 @@ def dense_factor(order: int, dtype: torch.dtype, device: torch.device) -> torch.
 
 
 @lru_cache(maxsize=4096)
-def scaled_signs(in_features: int, seed: int, group: str, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Diagonal of S / sqrt(m), (in,)."""
+def scaled_signs(
+    in_features: int, block: int, seed: int, group: str, dtype: torch.dtype, device: torch.device
+) -> torch.Tensor:
+    """Diagonal of S / sqrt(m), (in,); block: m."""
     signs = torch.from_numpy(random_signs(seed, group, in_features).astype(np.float64))
-    return (signs / math.sqrt(block_factors(in_features)[0])).to(dtype).to(device)
+    return (signs / math.sqrt(block)).to(dtype).to(device)

@@ -209,6 +209,8 @@ inline int __dp4a(int a, int b, int c) {
   for (int i = 0; i < 4; ++i) c += static_cast<int8_t>(a >> (8 * i)) * static_cast<int8_t>(b >> (8 * i));
   return c;
 }
+inline float __expf(float v) { return std::exp(v); }
+inline float rsqrtf(float v) { return 1 / std::sqrt(v); }
 inline uint32_t __float_as_uint(float v) { uint32_t r; std::memcpy(&r, &v, 4); return r; }
 inline float __uint_as_float(uint32_t v) { float r; std::memcpy(&r, &v, 4); return r; }
 inline int __float_as_int(float v) { return static_cast<int>(__float_as_uint(v)); }

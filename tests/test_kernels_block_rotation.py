@@ -1,0 +1,175 @@
+"""The rotation with the step before it and bytes behind it, and products of such bytes, against torch in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from emulated_kernels import PROCESSORS, emulated, library_folder, needs_gxx, on_cpu
+
+from quantizers import make_quantizer
+from quantizers.base import Encoded
+from quantizers.kernels import block_rotation, gemv_table, pair_bytes
+from quantizers.kernels.block_rotation import Gated, Normed, Plain, Source, rotate, takes
+from quantizers.kernels.pair_bytes import PairBytes
+from quantizers.rotation import Rotation
+
+__all__ = ["library_folder", "on_cpu"]
+EPS = 1e-5
+ROUNDING = {torch.float16: 5e-4, torch.bfloat16: 4e-3}
+SHAPES = [(1024, 1), (2048, 6), (4096, 3), (6144, 1)]
+
+
+def sources(columns: int, batch: int, dtype: torch.dtype, device: str) -> list[tuple[Source, torch.Tensor]]:
+    """Each with f in float64."""
+    generator = torch.Generator().manual_seed(columns + batch)
+    both = torch.randn(batch, 2 * columns, generator=generator).to(dtype)
+    weight = (torch.rand(columns, generator=generator) + 0.5).to(dtype)
+    first, second = both[:, :columns].contiguous(), both[:, columns:].contiguous()
+    there = both.to(device)
+    gate, up = there[:, :columns], there[:, columns:]  # neighbours in rows of one product
+
+    def normed(h: torch.Tensor) -> torch.Tensor:
+        h = h.double()
+        return weight.double() * h * (h.square().mean(-1, keepdim=True) + EPS).rsqrt()
+
+    put = partial(torch.Tensor.to, device=device)
+    gates, ups = both[:, :columns].double(), both[:, columns:].double()
+    return [
+        (Plain(x=put(first)), first.double()),
+        (Normed(x=put(first), delta=None, weight=put(weight), eps=EPS), normed(first)),
+        (Normed(x=put(first), delta=put(second), weight=put(weight), eps=EPS), normed(first + second)),
+        (Gated(gate=gate, up=up), torch.nn.functional.silu(gates) * ups),
+    ]
+
+
+def components(x: torch.Tensor) -> torch.Tensor:
+    """(batch, n) -> (batch, 2 n), by definition."""
+    a, b = x[:, ::2], x[:, 1::2]
+    return torch.stack((7 * a, 5 * (a + b), 7 * b, 5 * (b - a)), -1).flatten(1)
+
+
+def value_of(found: PairBytes) -> torch.Tensor:
+    """The components that the bytes stand for, (batch, 2 n)."""
+    rows = found.rows.cpu().view(torch.int8).double()
+    value = rows[:, 0] + rows[:, 1] / 254 if found.parts == 2 else rows[:, 0]
+    scales = found.scales.cpu().double().repeat_interleave(2 << found.segment_bits, dim=1)
+    return value * scales[:, : value.shape[1]]
+
+
+def check_sources(columns: int, batch: int, dtype: torch.dtype, device: str) -> None:
+    rotation = Rotation(in_features=columns, seed=1, group="g", most_block=2048)
+    assert takes(rotation)
+    for source, f in sources(columns, batch, dtype, device):
+        wanted = rotation.rotate_input(f)
+        found = rotate(source, rotation, halves=True, pairs=True)
+        assert found.y is not None
+        assert found.bytes is not None
+        assert float((found.y.double().cpu() - wanted).norm() / wanted.norm()) < ROUNDING[dtype]
+        part = components(wanted)
+        error = float((value_of(found.bytes) - part).norm() / part.norm())
+        assert error < (ROUNDING[dtype] if batch <= 4 else 1.2e-2)
+        if isinstance(source, Normed) and source.delta is not None:
+            assert found.sum is not None
+            assert torch.equal(found.sum.cpu(), source.x.cpu() + source.delta.cpu())
+        again = rotate(source, rotation, halves=False, pairs=True)
+        assert again.y is None
+        assert again.bytes is not None
+        assert torch.equal(again.bytes.rows, found.bytes.rows), "every run is the same"
+        assert torch.equal(again.bytes.scales, found.bytes.scales)
+
+
+def check_products(name: str, columns: int, batch: int, device: str) -> None:
+    """Bytes with a scale for each block of 512 to 2,048 columns, and with one a row."""
+    quantizer, rows = make_quantizer(name), 48
+    generator = torch.Generator().manual_seed(columns)
+    size = quantizer.storage_bytes(rows, columns) - 2 * rows
+    codes = torch.randint(0, 256, (size,), dtype=torch.uint8, generator=generator)
+    scale = (torch.rand(rows, generator=generator) + 0.5).half()
+    weight = quantizer.decode(
+        Encoded(out_features=rows, in_features=columns, tensors={"codes": codes, "row_scale": scale})
+    )
+    x = torch.randn(batch, columns, generator=generator)
+    x[:, : columns // 2] *= 30  # blocks differ
+    rotation = Rotation(in_features=columns, seed=1, group="g", most_block=2048)
+    rotated = rotate(Plain(x=x.half().to(device)), rotation, halves=True, pairs=True)
+    assert rotated.y is not None
+    assert rotated.bytes is not None
+    wanted = rotation.rotate_input(x.half().double()) @ weight.double().T
+    for given in (rotated.bytes, rotated.y):
+        y = torch.full((batch, rows), torch.nan, dtype=torch.float16, device=device)
+        gemv_table.multiply(quantizer, None, codes.to(device), scale.to(device), given, y)
+        error = float((y.double().cpu() - wanted).norm() / wanted.norm())
+        assert error < (5e-4 if batch <= 4 else 1.3e-2)
+
+
+@pytest.fixture
+def libraries(library_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, int]], None]:
+    """Emulated, in an order of threads."""
+
+    def use(order: dict[str, int]) -> None:
+        for module in (block_rotation, gemv_table, pair_bytes):
+            monkeypatch.setattr(
+                module,
+                "load",
+                lambda name, device, given=None: emulated(name, {**(given or {}), **order}, library_folder),
+            )
+        monkeypatch.setattr(gemv_table, "processors", lambda index: PROCESSORS)
+
+    return use
+
+
+@needs_gxx
+@pytest.mark.usefixtures("on_cpu")
+@pytest.mark.parametrize("order", [{}, {"BACKWARDS": 1}])
+@pytest.mark.parametrize(("columns", "batch"), SHAPES)
+def test_sources_on_this_cpu(
+    columns: int, batch: int, order: dict[str, int], libraries: Callable[[dict[str, int]], None]
+) -> None:
+    libraries(order)
+    for dtype in ROUNDING:
+        check_sources(columns, batch, dtype, "cpu")
+
+
+@needs_gxx
+@pytest.mark.usefixtures("on_cpu")
+@pytest.mark.parametrize("order", [{}, {"WARPS": 3}, {"WARPS": 3, "BACKWARDS": 1}])
+@pytest.mark.parametrize(
+    ("name", "columns", "batch"), [("trellis2-2", 2560, 1), ("trellis2-2.5", 4096, 6), ("trellis2-3", 6144, 3)]
+)
+def test_products_of_bytes_on_this_cpu(
+    name: str, columns: int, batch: int, order: dict[str, int], libraries: Callable[[dict[str, int]], None]
+) -> None:
+    libraries(order)
+    check_products(name, columns, batch, "cpu")
+
+
+def test_what_the_kernel_does_not_take_is_refused() -> None:
+    assert not takes(Rotation(in_features=4096, seed=0, group=""))
+    x = torch.zeros(1, 1024, dtype=torch.float16)
+    with pytest.raises(ValueError, match="no kernel rotates"):
+        rotate(Plain(x=x), Rotation(in_features=4096, seed=0, group=""), halves=True, pairs=False)
+    with pytest.raises(ValueError, match="float16 or bfloat16"):
+        rotate(Plain(x=x.float()), Rotation(in_features=1024, seed=0, group=""), halves=True, pairs=False)
+    quantizer, bytes_of = make_quantizer("tcq-2"), PairBytes.like(x, 1024, 10)
+    with pytest.raises(ValueError, match="not with bytes"):
+        gemv_table.multiply(quantizer, None, x, x, bytes_of, torch.zeros(1, 16, dtype=torch.float16))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device and nvcc")
+@pytest.mark.parametrize(("columns", "batch"), [*SHAPES, (4096, 1), (14336, 1), (14336, 4), (14336, 16), (28672, 2)])
+def test_sources_on_a_gpu(columns: int, batch: int) -> None:
+    for dtype in ROUNDING:
+        check_sources(columns, batch, dtype, "cuda")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device and nvcc")
+@pytest.mark.parametrize("name", ["trellis2-1.5", "trellis2-2", "trellis2-3", "trellis2-4"])
+@pytest.mark.parametrize(("columns", "batch"), [(4096, 1), (4096, 8), (14336, 1), (14336, 4), (14336, 8), (14336, 16)])
+def test_products_of_bytes_on_a_gpu(name: str, columns: int, batch: int) -> None:
+    check_products(name, columns, batch, "cuda")
