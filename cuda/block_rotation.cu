@@ -16,10 +16,10 @@
 #include "pair_bytes.cuh"
 
 struct RotationParams {
-  const void* x;          // (batch, columns), rows x_stride numbers apart; gate
-  const void* other;      // the same: delta, or null; up
+  const void* x;          // (batch, columns), rows x_stride numbers apart; the gate
+  const void* other;      // the same: delta; up
   const void* weight;     // (columns), of the norm
-  void* sum;              // (batch, columns): x + delta, where there is a delta
+  void* sum;              // (batch, columns): x + delta
   const uint32_t* flips;  // columns bits, low first: where the sign is -1
   void* y;                // (batch, columns), or null
   uint8_t* bytes;         // (batch, parts, 2 columns), or null
@@ -35,7 +35,7 @@ constexpr int kSize = 1 << POWER_BITS, kThreads = kSize / 16, kWarps = kThreads 
 constexpr int kMiddle = POWER_BITS - 7, kEach = 1 << kMiddle;  // bits of the second butterflies, numbers of one of them
 static_assert(POWER_BITS >= 9 && POWER_BITS <= 11);
 
-enum Source { kPlain, kNorm, kGated };
+enum Source { kPlain, kNorm, kAddedNorm, kGated };
 
 // Two words of padding after 32: pairs stay aligned, and strides of 16 and of 256 numbers meet different banks.
 __device__ __forceinline__ int padded(int i) { return i + (i >> 5) * 2; }
@@ -58,16 +58,16 @@ __device__ __forceinline__ void butterfly(float* v) {
 }
 
 // The squares of x + delta in the row's other Hadamard blocks.
-template <class T>
+template <class T, bool Added>
 __device__ float squares_elsewhere(const RotationParams& p, const T* x, const T* delta, int first) {
   float sum = 0.f;
-#pragma unroll 2
+#pragma unroll 1
   for (int begin = first + kSize; begin < first + p.columns; begin += kSize) {
     const int from = (begin >= p.columns ? begin - p.columns : begin) + threadIdx.x * 8;
 #pragma unroll
     for (int i = from; i < from + kSize; i += kThreads * 8) {
       const uint4 a = *reinterpret_cast<const uint4*>(x + i);
-      const uint4 b = delta ? *reinterpret_cast<const uint4*>(delta + i) : make_uint4(0, 0, 0, 0);
+      const uint4 b = Added ? *reinterpret_cast<const uint4*>(delta + i) : make_uint4(0, 0, 0, 0);
 #pragma unroll
       for (int k = 0; k < 8; ++k) {
         const float v = to_float(from_float<T>(to_float(reinterpret_cast<const T*>(&a)[k]) + to_float(reinterpret_cast<const T*>(&b)[k])));
@@ -80,10 +80,10 @@ __device__ float squares_elsewhere(const RotationParams& p, const T* x, const T*
 
 template <class T, Source S, int Parts>
 __global__ void __launch_bounds__(kThreads) rotate(const __grid_constant__ RotationParams p) {
+  constexpr bool norm = S == kNorm || S == kAddedNorm;
   __shared__ float held[kSize + kSize / 16];
   __shared__ float squares[kWarps];
   __shared__ uint32_t room[kWarps];
-  launch_dependents();
   const int t = threadIdx.x, segments = p.columns / kSize, b = blockIdx.x / segments, first = blockIdx.x % segments * kSize;
   // The columns of this thread's pairs, and what does not depend on the kernel before.
   auto column = [&](int pair) { return 2 * t + pair * (kSize / 8); };
@@ -92,35 +92,35 @@ __global__ void __launch_bounds__(kThreads) rotate(const __grid_constant__ Rotat
 #pragma unroll
   for (int i = 0; i < 8; ++i) {
     negative[i] = p.flips[(first + column(i)) / 32] >> (column(i) % 32);
-    if constexpr (S == kNorm) weight[i] = pair_at<T>(p.weight, first + column(i));
+    if constexpr (norm) weight[i] = pair_at<T>(p.weight, first + column(i));
   }
   wait_for_previous_kernel();
+  launch_dependents();  // not before: the product would look for room beside the one that is still at work, and pile up
   const T* x = static_cast<const T*>(p.x) + b * p.x_stride;
   const T* other = static_cast<const T*>(p.other) + b * p.other_stride;
-  const bool added = S == kNorm && p.other;
   float v[16], of_squares = 0.f;
   float2 second[8];
 #pragma unroll
   for (int i = 0; i < 8; ++i) {
     const float2 a = pair_at<T>(x, first + column(i));
     v[2 * i] = a.x, v[2 * i + 1] = a.y;
-    if (S == kGated || added) second[i] = pair_at<T>(other, first + column(i));
+    if constexpr (S == kGated || S == kAddedNorm) second[i] = pair_at<T>(other, first + column(i));
   }
-  if constexpr (S == kNorm) of_squares = squares_elsewhere<T>(p, x, added ? other : nullptr, first);
+  if constexpr (norm) of_squares = squares_elsewhere<T, S == kAddedNorm>(p, x, other, first);
 #pragma unroll
   for (int i = 0; i < 8; ++i) {
     float* u = v + 2 * i;
     if constexpr (S == kGated) {
-      u[0] = u[0] / (1.f + __expf(-u[0])) * second[i].x, u[1] = u[1] / (1.f + __expf(-u[1])) * second[i].y;
+      u[0] = __fdividef(u[0], 1.f + __expf(-u[0])) * second[i].x, u[1] = __fdividef(u[1], 1.f + __expf(-u[1])) * second[i].y;
     }
-    if constexpr (S == kNorm) {
-      if (added) {
-        uint32_t both;
-        T* sums = reinterpret_cast<T*>(&both);
-        sums[0] = from_float<T>(u[0] + second[i].x), sums[1] = from_float<T>(u[1] + second[i].y);
-        *reinterpret_cast<uint32_t*>(static_cast<T*>(p.sum) + static_cast<int64_t>(b) * p.columns + first + column(i)) = both;
-        u[0] = to_float(sums[0]), u[1] = to_float(sums[1]);
-      }
+    if constexpr (S == kAddedNorm) {
+      uint32_t both;
+      T* sums = reinterpret_cast<T*>(&both);
+      sums[0] = from_float<T>(u[0] + second[i].x), sums[1] = from_float<T>(u[1] + second[i].y);
+      *reinterpret_cast<uint32_t*>(static_cast<T*>(p.sum) + static_cast<int64_t>(b) * p.columns + first + column(i)) = both;
+      u[0] = to_float(sums[0]), u[1] = to_float(sums[1]);
+    }
+    if constexpr (norm) {
       of_squares += u[0] * u[0] + u[1] * u[1];
       u[0] *= weight[i].x, u[1] *= weight[i].y;
     }
@@ -129,18 +129,18 @@ __global__ void __launch_bounds__(kThreads) rotate(const __grid_constant__ Rotat
   butterfly<1, 16>(v), butterfly<2, 16>(v), butterfly<4, 16>(v), butterfly<8, 16>(v);
 #pragma unroll
   for (int i = 0; i < 8; ++i) *reinterpret_cast<float2*>(held + padded(column(i))) = make_float2(v[2 * i], v[2 * i + 1]);
-  if constexpr (S == kNorm) {
+  if constexpr (norm) {
 #pragma unroll
     for (int by = 16; by; by /= 2) of_squares += __shfl_xor_sync(~0u, of_squares, by);
     if (t % 32 == 0) squares[t / 32] = of_squares;
   }
   __syncthreads();
   float scale = 1.f / (POWER_BITS == 9 ? 22.627417f : POWER_BITS == 10 ? 32.f : 45.254834f);  // 2^(-POWER_BITS / 2)
-  if constexpr (S == kNorm) {
+  if constexpr (norm) {
     float all = 0.f;
 #pragma unroll
     for (int w = 0; w < kWarps; ++w) all += squares[w];
-    scale *= rsqrtf(all / p.columns + p.eps);
+    scale *= rsqrtf(__fdividef(all, p.columns) + p.eps);
   }
 #pragma unroll
   for (int group = 0; group < 16 / kEach; ++group) {
@@ -198,13 +198,18 @@ int launch(const RotationParams& p, int parts, cudaStream_t stream) {
 
 template <class T>
 int launch(const RotationParams& p, int source, int parts, cudaStream_t stream) {
-  return source == kNorm ? launch<T, kNorm>(p, parts, stream)
-         : source == kGated ? launch<T, kGated>(p, parts, stream) : launch<T, kPlain>(p, parts, stream);
+  switch (source) {
+    case kPlain: return launch<T, kPlain>(p, parts, stream);
+    case kNorm: return launch<T, kNorm>(p, parts, stream);
+    case kAddedNorm: return launch<T, kAddedNorm>(p, parts, stream);
+    case kGated: return launch<T, kGated>(p, parts, stream);
+  }
+  return cudaErrorInvalidValue;
 }
 
 }  // namespace
 
-// source: 0 x, 1 norm, 2 gated; parts: rows of bytes, 0 (none), 1 or 2. Returns a cudaError_t.
+// source: 0 x, 1 norm of x, 2 norm of x + delta, 3 gated; parts: rows of bytes, 0 (none), 1 or 2. Returns a cudaError_t.
 extern "C" int block_rotation(const RotationParams* p, int source, int parts, int bfloat16, cudaStream_t stream) {
   return bfloat16 ? launch<__nv_bfloat16>(*p, source, parts, stream) : launch<__half>(*p, source, parts, stream);
 }

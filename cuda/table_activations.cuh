@@ -12,15 +12,27 @@
 
 namespace table {
 
-// `width` columns from `column` on of `rows` rows, 2 bytes each; a barrier must follow.
+// `width` columns from `column` on of `rows` rows, 2 bytes each; a barrier must follow. Through registers: a wait for copies
+// would be one for the first codes too.
 template <int Threads>
 __device__ void load_rows(const void* from, int rows, int columns, int column, int width, uint8_t* x, int pitch) {
-  for (int r = 0; r < rows; ++r) {
-    const uint8_t* row = static_cast<const uint8_t*>(from) + (static_cast<int64_t>(r) * columns + column) * 2;
-    for (int i = threadIdx.x; i < width / 8; i += Threads) copy16(x + r * pitch + 16 * i, row + 16 * i);
+  constexpr int kHeld = 4;
+  const int pieces = width / 8;
+  int r = 0, piece = threadIdx.x;  // the next
+  auto settle = [&]() { while (piece >= pieces && r < rows) piece -= pieces, ++r; };
+  for (settle(); r < rows;) {
+    uint4 held[kHeld];
+    uint8_t* to[kHeld];
+#pragma unroll
+    for (int k = 0; k < kHeld; ++k) {
+      to[k] = r < rows ? x + r * pitch + 16 * piece : nullptr;
+      if (to[k]) held[k] = *reinterpret_cast<const uint4*>(static_cast<const uint8_t*>(from) + (static_cast<int64_t>(r) * columns + column + 8 * piece) * 2);
+      piece += Threads, settle();
+    }
+#pragma unroll
+    for (int k = 0; k < kHeld; ++k)
+      if (to[k]) *reinterpret_cast<uint4*>(to[k]) = held[k];
   }
-  commit_copies();
-  wait_copies<0>();
 }
 
 template <class T>

@@ -99,11 +99,11 @@ def check_products(name: str, columns: int, batch: int, device: str) -> None:
     assert rotated.y is not None
     assert rotated.bytes is not None
     wanted = rotation.rotate_input(x.half().double()) @ weight.double().T
-    for given in (rotated.bytes, rotated.y):
+    for given, eight_bits in ((rotated.bytes, 1.3e-2), (rotated.y, 1.6e-2)):  # a scale for a block is finer
         y = torch.full((batch, rows), torch.nan, dtype=torch.float16, device=device)
         gemv_table.multiply(quantizer, None, codes.to(device), scale.to(device), given, y)
         error = float((y.double().cpu() - wanted).norm() / wanted.norm())
-        assert error < (5e-4 if batch <= 4 else 1.3e-2)
+        assert error < (5e-4 if batch <= 4 else eight_bits)
 
 
 @pytest.fixture
@@ -138,7 +138,7 @@ def test_sources_on_this_cpu(
 @pytest.mark.usefixtures("on_cpu")
 @pytest.mark.parametrize("order", [{}, {"WARPS": 3}, {"WARPS": 3, "BACKWARDS": 1}])
 @pytest.mark.parametrize(
-    ("name", "columns", "batch"), [("trellis2-2", 2560, 1), ("trellis2-2.5", 4096, 6), ("trellis2-3", 6144, 3)]
+    ("name", "columns", "batch"), [("trellis2-2", 2560, 1), ("trellis2-2.5", 4096, 6), ("trellis2-3", 14336, 8)]
 )
 def test_products_of_bytes_on_this_cpu(
     name: str, columns: int, batch: int, order: dict[str, int], libraries: Callable[[dict[str, int]], None]

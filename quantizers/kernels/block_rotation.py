@@ -19,6 +19,7 @@ from quantizers.rotation import Rotation
 from quantizers.rotation.signs import random_signs
 
 BLOCK_BITS = (9, 10, 11)
+PLAIN, NORM, ADDED_NORM, GATED = range(4)  # of the kernel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -122,7 +123,7 @@ def rotate(source: Source, rotation: Rotation, *, halves: bool, pairs: bool) -> 
     bits = rotation.block.bit_length() - 1
     y = first.new_empty(batch, columns) if halves else None
     bytes_of = PairBytes.like(first, columns, bits) if pairs else None
-    total = first.new_empty(batch, columns) if kind == 1 and second is not None else None
+    total = first.new_empty(batch, columns) if kind == ADDED_NORM else None
     params = _Params(
         x=first.data_ptr(),
         other=_address(second),
@@ -149,10 +150,10 @@ def rotate(source: Source, rotation: Rotation, *, halves: bool, pairs: bool) -> 
 def _parts(source: Source) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None, int, float]:
     """(first, second, weight, what the kernel calls the source, eps)."""
     if isinstance(source, Plain):
-        return source.x, None, None, 0, 0.0
+        return source.x, None, None, PLAIN, 0.0
     if isinstance(source, Normed):
-        return source.x, source.delta, source.weight, 1, source.eps
-    return source.gate, source.up, None, 2, 0.0
+        return source.x, source.delta, source.weight, NORM if source.delta is None else ADDED_NORM, source.eps
+    return source.gate, source.up, None, GATED, 0.0
 
 
 def _address(tensor: torch.Tensor | None) -> int | None:

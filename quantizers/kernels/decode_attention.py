@@ -57,13 +57,12 @@ def _parts(  # type: ignore[no-untyped-def]
     # The first tile of the cache, whatever of it is seen: no kernel of this step has written it.
     t = begin + tl.arange(0, TILE)
     of_keys, of_values = keys + cache + i[None, :], values + cache + j[None, :]
-    if OVERLAPPED:
-        tl.extra.cuda.gdc_launch_dependents()
     tile_first = tl.load(of_keys + t[:, None] * D, mask=(t < capacity)[:, None], other=0.0)  # (TILE, HALF)
     tile_second = tl.load(of_keys + t[:, None] * D + HALF, mask=(t < capacity)[:, None], other=0.0)
     tile_v = tl.load(of_values + t[:, None] * D, mask=(t < capacity)[:, None], other=0.0)
     if OVERLAPPED:
         tl.extra.cuda.gdc_wait()
+        tl.extra.cuda.gdc_launch_dependents()
     place = tl.load(place_at)
     cos += place * D
     sin += place * D
@@ -125,8 +124,8 @@ def _whole(  # type: ignore[no-untyped-def]
 ):
     """out (heads of all, D)."""
     if OVERLAPPED:
-        tl.extra.cuda.gdc_launch_dependents()
         tl.extra.cuda.gdc_wait()
+        tl.extra.cuda.gdc_launch_dependents()
     row, p, j = tl.program_id(0), tl.arange(0, PADDED), tl.arange(0, D)
     m = tl.load(most + row * PARTS + p, mask=p < PARTS, other=-1e30)
     n = tl.load(total + row * PARTS + p, mask=p < PARTS, other=0.0)

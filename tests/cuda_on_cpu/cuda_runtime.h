@@ -210,6 +210,7 @@ inline int __dp4a(int a, int b, int c) {
   return c;
 }
 inline float __expf(float v) { return std::exp(v); }
+inline float __fdividef(float a, float b) { return a / b; }
 inline float rsqrtf(float v) { return 1 / std::sqrt(v); }
 inline uint32_t __float_as_uint(float v) { uint32_t r; std::memcpy(&r, &v, 4); return r; }
 inline float __uint_as_float(uint32_t v) { float r; std::memcpy(&r, &v, 4); return r; }
