@@ -33,6 +33,7 @@ namespace {
 
 constexpr int kSize = 1 << POWER_BITS, kThreads = kSize / 16, kWarps = kThreads / 32;
 constexpr int kMiddle = POWER_BITS - 7, kEach = 1 << kMiddle;  // bits of the second butterflies, numbers of one of them
+constexpr int kMostRegisters = 64;  // so that a block has room between one of the product before and one of the next
 static_assert(POWER_BITS >= 9 && POWER_BITS <= 11);
 
 enum Source { kPlain, kNorm, kAddedNorm, kGated };
@@ -79,11 +80,12 @@ __device__ float squares_elsewhere(const RotationParams& p, const T* x, const T*
 }
 
 template <class T, Source S, int Parts>
-__global__ void __launch_bounds__(kThreads) rotate(const __grid_constant__ RotationParams p) {
+__global__ void __launch_bounds__(kThreads, 65536 / kMostRegisters / kThreads) rotate(const __grid_constant__ RotationParams p) {
   constexpr bool norm = S == kNorm || S == kAddedNorm;
   __shared__ float held[kSize + kSize / 16];
   __shared__ float squares[kWarps];
   __shared__ uint32_t room[kWarps];
+  launch_dependents();
   const int t = threadIdx.x, segments = p.columns / kSize, b = blockIdx.x / segments, first = blockIdx.x % segments * kSize;
   // The columns of this thread's pairs, and what does not depend on the kernel before.
   auto column = [&](int pair) { return 2 * t + pair * (kSize / 8); };
@@ -95,7 +97,6 @@ __global__ void __launch_bounds__(kThreads) rotate(const __grid_constant__ Rotat
     if constexpr (norm) weight[i] = pair_at<T>(p.weight, first + column(i));
   }
   wait_for_previous_kernel();
-  launch_dependents();  // not before: the product would look for room beside the one that is still at work, and pile up
   const T* x = static_cast<const T*>(p.x) + b * p.x_stride;
   const T* other = static_cast<const T*>(p.other) + b * p.other_stride;
   float v[16], of_squares = 0.f;

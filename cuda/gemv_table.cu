@@ -59,6 +59,11 @@ constexpr int kOther = (kComputed ? 57376 : 8208) + 2048 + kSystem;  // of x, of
 constexpr int kRoom = (Table::kBytes <= 65536 ? 116736 - kOther : kMostShared - 32768) - Table::kBytes;
 constexpr int kStages = kRoom / kWarps / kSlot < 2 ? 2 : kRoom / kWarps / kSlot > 4 ? 4 : kRoom / kWarps / kSlot;
 constexpr int kRing = kWarps * kStages * kSlot;
+// Of a thread: two blocks on an SM, of this product and the next, and between them a block of the rotation.
+#ifndef MOSTREG
+#define MOSTREG 56
+#endif
+constexpr int kMostRegisters = MOSTREG;
 constexpr bool kTwoParts = !std::is_same_v<First, Second>;
 static_assert(Table::kBytes % 16 == 0 && kSlot % 16 == 0 && Table::kBytes + kRing < kMostShared);
 
@@ -67,7 +72,7 @@ __host__ __device__ constexpr int segments_of(const TableParams& p) { return (p.
 template <int I> using Number = std::integral_constant<int, I>;
 
 template <class T, int Groups, int Parts>
-__global__ void __launch_bounds__(kThreads, Groups == 1 && kWarps <= 16 ? 2 : 1)
+__global__ void __maxnreg__(Groups == 1 ? kMostRegisters : 128)
     gemv(const __grid_constant__ TableParams p, int each, int larger, int window, int width) {
   using A = std::conditional_t<kComputed, PairBytes<Parts>, Halves<T>>;
   extern __shared__ __align__(128) uint8_t shared[];
