@@ -14,6 +14,10 @@
 // memory. In a pass a warp writes its sums of a strip to a place of their own, warp + strip, and the places of a
 // strip are added in their order: every run gives the same bits.
 //
+// In a model a product stands between rotations. The next kernel is let in when this one's sums are done, and a block takes
+// more than half of an SM's shared memory: where blocks of the next product are let in early some find no room beside a
+// rotation's, and pile up on another SM, which doubles the time.
+//
 // Bound: at 2 to 4 bits the integer instructions, 3 to 6 for two weights.
 #include <cuda_runtime.h>
 
@@ -39,31 +43,30 @@ struct TableParams {
   uint32_t multiplier;      // where weights are computed
   int parts;                // bytes of an activation
   int segment_bits;         // columns of a scale, as a power of two
+  int alone;                // no product before or behind: the next kernel starts late, and blocks have an SM each
 };
 
 using namespace table;
 
 namespace {
 
+constexpr bool kComputed = Table::kBytes == 0;
 #ifndef WARPS
-#define WARPS 16
+#define WARPS (kComputed ? 24 : 16)
 #endif
 constexpr int kWarps = WARPS, kThreads = kWarps * 32;
-constexpr bool kComputed = Table::kBytes == 0;
 constexpr int kMostBatch = 16, kWindow = 256;  // windows of x are multiples of it
 constexpr int kMostShared = 232448, kSystem = 1024;  // bytes of a block's
-// Copies of a warp under way: as many as let two blocks fit on an SM at 4096 columns and batch 1 (so that the next
-// kernel's first copies and its table overlap with this one), where the table does; at 14336 columns where there is none.
+constexpr int kAlone = kMostShared / 2 + 1024;  // a block of so many has an SM to itself
+// Copies of a warp under way. Computed: 2 KB. Tables: as many as let two blocks fit on an SM at 4096 columns and batch 1, so
+// that in a row of products the next one's first copies and its table overlap with this one.
 constexpr int kSlot = largest(First::kSlot, Second::kSlot);
-constexpr int kOther = (kComputed ? 57376 : 8208) + 2048 + kSystem;  // of x, of sums and scales, and what the system keeps
+constexpr int kOther = 8208 + 2048 + kSystem;  // of x, of sums, and what the system keeps
 constexpr int kRoom = (Table::kBytes <= 65536 ? 116736 - kOther : kMostShared - 32768) - Table::kBytes;
-constexpr int kStages = kRoom / kWarps / kSlot < 2 ? 2 : kRoom / kWarps / kSlot > 4 ? 4 : kRoom / kWarps / kSlot;
+constexpr int clamped(int v) { return v < 2 ? 2 : v > 4 ? 4 : v; }
+constexpr int kStages = clamped(kComputed ? (2048 + kSlot - 1) / kSlot : kRoom / kWarps / kSlot);
 constexpr int kRing = kWarps * kStages * kSlot;
-// Of a thread: two blocks on an SM, of this product and the next, and between them a block of the rotation.
-#ifndef MOSTREG
-#define MOSTREG 56
-#endif
-constexpr int kMostRegisters = MOSTREG;
+constexpr int kMostRegisters = kComputed ? 80 : 64;
 constexpr bool kTwoParts = !std::is_same_v<First, Second>;
 static_assert(Table::kBytes % 16 == 0 && kSlot % 16 == 0 && Table::kBytes + kRing < kMostShared);
 
@@ -72,7 +75,7 @@ __host__ __device__ constexpr int segments_of(const TableParams& p) { return (p.
 template <int I> using Number = std::integral_constant<int, I>;
 
 template <class T, int Groups, int Parts>
-__global__ void __maxnreg__(Groups == 1 ? kMostRegisters : 128)
+__global__ void __maxnreg__(Groups == 1 || kComputed ? kMostRegisters : 128)
     gemv(const __grid_constant__ TableParams p, int each, int larger, int window, int width) {
   using A = std::conditional_t<kComputed, PairBytes<Parts>, Halves<T>>;
   extern __shared__ __align__(128) uint8_t shared[];
@@ -130,8 +133,6 @@ __global__ void __maxnreg__(Groups == 1 ? kMostRegisters : 128)
           for (int part = i; part < i + Parts; ++part) acc[group][0][part] = acc[group][1][part] = 0;
         }
     };
-    constexpr int kItemBits = log2_of(Codes::kItemTiles) + 4;
-    const int first_item = pass.begin >> kItemBits, shift = p.segment_bits - kItemBits;
     uint8_t *slot = ring, *next = ring + (kStages - 1) * kSlot;
     for (; walk.left > 0; --walk.left) {
       wait_copies<kStages - 2>();
@@ -178,7 +179,8 @@ __global__ void __maxnreg__(Groups == 1 ? kMostRegisters : 128)
       }
       const bool end = last || walk.left == 1;
       if constexpr (kComputed) {
-        const int item = first_item + walk.piece;  // the next
+        constexpr int kItemBits = log2_of(Codes::kItemTiles) + 4;
+        const int item = (pass.begin >> kItemBits) + walk.piece, shift = p.segment_bits - kItemBits;  // the next
         if (end || (item & ((1 << shift) - 1)) == 0) gather((item - 1) >> shift);
       }
       if (end) {
@@ -225,7 +227,7 @@ __global__ void __maxnreg__(Groups == 1 ? kMostRegisters : 128)
     work(First(lane, matrix(0)));
   };
 
-  launch_dependents();
+  if (!p.alone) launch_dependents();
   const Pass at_first = pass_from(0);
   Walk walk = start(First(lane, matrix(0)), at_first);
   if constexpr (!kComputed) fill<Table, T, kThreads>(shared, p.codebook, p.scalar);
@@ -240,6 +242,7 @@ __global__ void __maxnreg__(Groups == 1 ? kMostRegisters : 128)
     const int pieces = walk.pieces;
     with_codes(pass, [&](auto codes) { run(codes, pass, walk); });
     column = pass.end;
+    if (p.alone && column == p.columns) launch_dependents();
     if (column < p.columns) {
       const Pass after = pass_from(column);
       __syncwarp();  // all lanes have read the ring
@@ -270,7 +273,7 @@ Plan plan(const TableParams& p, int own) {
       const int windows = (p.columns + whole - 1) / whole;
       window = ((p.columns + windows - 1) / windows + kWindow - 1) / kWindow * kWindow;
     }
-    return {batch, window, fixed + batch * p.parts * (2 * window + 16)};
+    return {batch, window, max(fixed + batch * p.parts * (2 * window + 16), p.alone ? kAlone : 0)};
   }
 }
 

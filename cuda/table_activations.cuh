@@ -7,32 +7,29 @@
 #include <cstdint>
 
 #include "arithmetic.cuh"
-#include "async_copy.cuh"
 #include "half_products.cuh"
 
 namespace table {
 
-// `width` columns from `column` on of `rows` rows, 2 bytes each; a barrier must follow. Through registers: a wait for copies
-// would be one for the first codes too.
+// `width` columns from `column` on of `rows` rows, 2 bytes each; a barrier must follow. Through registers, four pieces of 16
+// bytes at a time: a wait for copies would be one for the first codes too.
 template <int Threads>
 __device__ void load_rows(const void* from, int rows, int columns, int column, int width, uint8_t* x, int pitch) {
-  constexpr int kHeld = 4;
+  const uint8_t* first = static_cast<const uint8_t*>(from) + 2 * column;
   const int pieces = width / 8;
-  int r = 0, piece = threadIdx.x;  // the next
-  auto settle = [&]() { while (piece >= pieces && r < rows) piece -= pieces, ++r; };
-  for (settle(); r < rows;) {
-    uint4 held[kHeld];
-    uint8_t* to[kHeld];
+  for (int r = 0; r < rows; r += 2)
+    for (int i = threadIdx.x; i < pieces; i += 2 * Threads) {
+      uint4 held[2][2];
+      auto each = [&](auto work) {
 #pragma unroll
-    for (int k = 0; k < kHeld; ++k) {
-      to[k] = r < rows ? x + r * pitch + 16 * piece : nullptr;
-      if (to[k]) held[k] = *reinterpret_cast<const uint4*>(static_cast<const uint8_t*>(from) + (static_cast<int64_t>(r) * columns + column + 8 * piece) * 2);
-      piece += Threads, settle();
+        for (int a = 0; a < 2; ++a)
+#pragma unroll
+          for (int b = 0; b < 2; ++b)
+            if (r + a < rows && i + b * Threads < pieces) work(held[a][b], r + a, 16 * (i + b * Threads));
+      };
+      each([&](uint4& v, int row, int at) { v = *reinterpret_cast<const uint4*>(first + static_cast<int64_t>(row) * 2 * columns + at); });
+      each([&](uint4& v, int row, int at) { *reinterpret_cast<uint4*>(x + row * pitch + at) = v; });
     }
-#pragma unroll
-    for (int k = 0; k < kHeld; ++k)
-      if (to[k]) *reinterpret_cast<uint4*>(to[k]) = held[k];
-  }
 }
 
 template <class T>

@@ -44,6 +44,7 @@ class _Params(ctypes.Structure):
         ("multiplier", ctypes.c_uint32),
         ("parts", ctypes.c_int),
         ("segment_bits", ctypes.c_int),
+        ("alone", ctypes.c_int),
     )
 
 
@@ -215,12 +216,15 @@ def multiply(
     row_scale: torch.Tensor,
     x: torch.Tensor | PairBytes,
     y: torch.Tensor,
+    *,
+    alone: bool = True,
 ) -> None:
     """y (batch, rows) = x (batch, columns) W^T, into `y`, on the current stream of the device.
 
     codes, row_scale: as the quantizer stores them; codebook: its own, on the device, None for trellis2; x and y float16
     or bfloat16 (then the codebook is rounded to bfloat16), sums float32 in a fixed order. trellis2 reads bytes, which
-    are made first of an x that is none. ValueError on what the kernel does not take: rows a multiple of 16, columns of
+    are made first of an x that is none. alone: no product is launched right before or behind, but a rotation, as in a
+    model; a row of products is faster without. ValueError on what the kernel does not take: rows a multiple of 16, columns of
     64, batch 1 to 16, tensors contiguous, codes and x from a multiple of 16 bytes."""
     how = instance(quantizer)
     batch, columns = x.shape
@@ -261,6 +265,7 @@ def multiply(
         multiplier=how.multiplier,
         parts=1 if isinstance(x, torch.Tensor) else x.parts,
         segment_bits=30 if isinstance(x, torch.Tensor) else x.segment_bits,
+        alone=int(alone),
     )
     status = library.gemv_table(
         ctypes.byref(params),

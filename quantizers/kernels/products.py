@@ -78,8 +78,8 @@ class Packed:
         table = self._quantizer.codebook()
         held = None if table is None else table.to(codes.device)
         if isinstance(self._quantizer, ComputedPair):
-            return lambda x, y: gemv_table.multiply(self._quantizer, None, codes, scale, self._bytes_of(x), y)
-        return lambda x, y: gemv_table.multiply(self._quantizer, held, codes, scale, x, y)
+            return lambda x, y: gemv_table.multiply(self._quantizer, None, codes, scale, self._bytes_of(x), y, alone=False)
+        return lambda x, y: gemv_table.multiply(self._quantizer, held, codes, scale, x, y, alone=False)
 
     def _bytes_of(self, x: torch.Tensor) -> PairBytes:
         """Of the first x of a shape: in a model rotations make them, and a product waits for the one before it alike."""
