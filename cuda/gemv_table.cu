@@ -237,7 +237,7 @@ __global__ void __maxnreg__(Groups == 1 || kComputed ? kMostRegisters : 128)
     if constexpr (kComputed)
       if (column == 0)
         for (int i = threadIdx.x; i < p.batch * segments; i += kThreads) scales[i] = p.x_scale[i];
-    if (column % window == 0) load_rows<kThreads>(p.x, p.batch * Parts, p.columns, column, min(window, p.columns - column), x, pitch);
+    if (column % window == 0) load_rows<kThreads, !kComputed>(p.x, p.batch * Parts, p.columns, column, min(window, p.columns - column), x, pitch);
     __syncthreads();
     const int pieces = walk.pieces;
     with_codes(pass, [&](auto codes) { run(codes, pass, walk); });

@@ -29,6 +29,7 @@ struct GemvParams {
   int rows, columns, batch;
   uint32_t multiplier;
   float unit;                // 1 / (147.8 gain): what a value of 1 stands for
+  int alone;                 // no product before or behind: the next kernel starts late, and blocks have an SM each
 };
 
 // A division of small numbers by a number that the host knows: exact while numerator x divisor < 2^32.
@@ -40,15 +41,22 @@ struct Divisor {
 
 namespace {
 
-constexpr int kWarps = 16, kThreads = kWarps * 32;
+#ifndef MOSTREG
+#define MOSTREG 64
+#endif
+#ifndef WARPS
+#define WARPS 16
+#endif
+constexpr int kWarps = WARPS, kThreads = kWarps * 32;
 // Tiles of a copy and copies of the ring: long ones, as long as two blocks fit on an SM (227 KB).
 constexpr int kStageTiles = QUARTERS <= 12 ? 32 : QUARTERS <= 18 ? 16 : 8;
 constexpr int kStages = QUARTERS <= 12 ? 2 : QUARTERS <= 16 ? 3 : 2;
 constexpr int kMostShared = 232448 - 1024;  // of a block: what Hopper gives, less the static part
+constexpr int kAlone = kMostShared / 2 + 1024;  // a block of so many has an SM to itself (gemv_table.cu says why)
 constexpr int kHeld = 4;  // 16-byte pieces of x that a thread keeps in registers: 16384 columns
 
 template <int Q, class O, class T>
-__global__ void __launch_bounds__(kThreads, O::kShared == 4 ? 2 : 1)
+__global__ void __maxnreg__(O::kShared == 4 ? MOSTREG : 128)
     gemv(const __grid_constant__ GemvParams p, int each, int larger, Divisor by_tiles) {
   constexpr int kTile = 8 * Q, kStage = kStageTiles * kTile, kChains = O::kShared > 1 ? O::kShared : 2;
   extern __shared__ __align__(128) uint8_t shared[];
@@ -75,7 +83,7 @@ __global__ void __launch_bounds__(kThreads, O::kShared == 4 ? 2 : 1)
     from += kStage, left -= kStage;
     issue_slot = issue_slot + 1 == kStages ? 0 : issue_slot + 1;
   };
-  launch_dependents();
+  if (!p.alone) launch_dependents();
   for (int s = 0; s < kStages - 1; ++s) issue();
   for (int i = threadIdx.x; i < own * 16 * O::kColumns; i += kThreads) sums[i] = 0;
   wait_for_previous_kernel();
@@ -154,6 +162,7 @@ __global__ void __launch_bounds__(kThreads, O::kShared == 4 ? 2 : 1)
     }
     if (++slot == kStages) slot = 0;
   }
+  if (p.alone) launch_dependents();
   __syncthreads();
   for (int row = threadIdx.x; row < own * 16; row += kThreads) {
     const float row_scale = __half2float(p.row_scale[first_strip * 16 + row]) * p.unit;
@@ -176,7 +185,8 @@ int shared_bytes(const GemvParams& p, int processors) {
 
 template <int Q, class O, class T>
 int launch(const GemvParams& p, int processors, cudaStream_t stream) {
-  const int strips = p.rows / 16, blocks = blocks_of(p, processors), bytes = shared_bytes<Q, O>(p, processors);
+  const int strips = p.rows / 16, blocks = blocks_of(p, processors);
+  const int bytes = max(shared_bytes<Q, O>(p, processors), p.alone ? kAlone : 0);
   return launch_overlapped(gemv<Q, O, T>, blocks, kThreads, bytes, stream, p, strips / blocks, strips % blocks,
                            Divisor(p.columns / 16));
 }

@@ -77,7 +77,7 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     monkeypatch.setattr(chain, "random_pool", lambda device: torch.zeros(16, dtype=torch.uint8))
     monkeypatch.setattr(chain, "read_limit", lambda pool: 3000.0)
     monkeypatch.setattr(chain, "environment", lambda device: {})
-    monkeypatch.setattr(chain, "chain_microseconds", times)
+    monkeypatch.setattr(chain, "model_microseconds", times)
     return asked
 
 

@@ -99,7 +99,7 @@ def takes(rotation: Rotation) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Rotated:
-    """y (batch, n) in the dtype of the source, and its bytes, None where not asked for; sum: x + delta where both are."""
+    """y (batch, n) in the dtype of the source, its bytes, None where not asked for; sum: x + delta where both are."""
 
     y: torch.Tensor | None
     bytes: PairBytes | None

@@ -1,6 +1,7 @@
 """How a product is timed: a chain of at least 64 on one stream, captured as a graph, each reading the output of the one
-before, over weights that cycle through half a gigabyte; the times of several replays over the length. Beside it, in the
-same run, a plain read of a gigabyte."""
+before (of trellis2: waiting for it; its bytes are made once), over weights that cycle through half a gigabyte; times of
+several replays over the length. Beside it, in the same run, a plain read of a gigabyte. For tables of a model: the same
+where each product follows a rotation."""
 
 from __future__ import annotations
 
@@ -96,6 +97,29 @@ def chain_microseconds(way: Way, pool: torch.Tensor, shape: tuple[int, int], bat
 
     replay = graphed(chain)
     return [time / length for time in microseconds(replay, REPLAYS)]
+
+
+def model_microseconds(way: Way, pool: torch.Tensor, shape: tuple[int, int], batch: int) -> list[float]:
+    """Of one product where it stands in a model, between rotations: of pairs of a rotation and a product, in each of
+    several replays, less that of rotations alone; as `chain_microseconds` where there is no rotation."""
+    rows, columns = shape
+    if (turn := way.turned(columns)) is None:
+        return chain_microseconds(way, pool, shape, batch)
+    products = way.prepared(pool, rows, columns, copies_of(way, shape, pool.numel()), alone=True)
+    length = max(LEAST, min(len(products), MOST))
+    x = torch.randn(batch, columns, device=pool.device).to(way.dtype)
+    y = torch.empty(batch, rows, dtype=way.dtype, device=pool.device)
+
+    def turns() -> None:
+        for _ in range(length):
+            turn(x)
+
+    def pairs() -> None:
+        for i in range(length):
+            products[i % len(products)](turn(x), y)
+
+    alone = statistics.median(microseconds(graphed(turns), REPLAYS))
+    return [(time - alone) / length for time in microseconds(graphed(pairs), REPLAYS)]
 
 
 def environment(device: torch.device) -> dict[str, Any]:

@@ -28,6 +28,7 @@ class _Params(ctypes.Structure):
         ("batch", ctypes.c_int),
         ("multiplier", ctypes.c_uint32),
         ("unit", ctypes.c_float),
+        ("alone", ctypes.c_int),
     )
 
 
@@ -42,10 +43,12 @@ def takes(rows: int, columns: int, batch: int) -> bool:
     return rows % 16 == 0 and columns % 64 == 0 and 0 < columns <= MOST_COLUMNS and 1 <= batch <= MOST_BATCH
 
 
-def multiply(codes: torch.Tensor, row_scale: torch.Tensor, x: torch.Tensor, y: torch.Tensor, quarters: int) -> None:
+def multiply(
+    codes: torch.Tensor, row_scale: torch.Tensor, x: torch.Tensor, y: torch.Tensor, quarters: int, *, alone: bool = True
+) -> None:
     """y (batch, rows) = x (batch, columns) W^T, into `y`, on the current stream of the device.
 
-    The codes are those of the family's own number of state bits.
+    The codes are those of the family's own number of state bits. alone: as of `gemv_table.multiply`.
     codes: (rows / 16 x columns / 16 x 8 quarters,) uint8; row_scale: (rows,) float16; x and y float16 or bfloat16.
     ValueError on a shape that the kernel does not take: rows a multiple of 16, columns of 64."""
     batch, columns = x.shape
@@ -69,6 +72,7 @@ def multiply(codes: torch.Tensor, row_scale: torch.Tensor, x: torch.Tensor, y: t
         batch=batch,
         multiplier=multiplier,
         unit=1 / (DEVIATION * gain),
+        alone=int(alone),
     )
     status = library.gemv_trellis(
         ctypes.byref(params),

@@ -224,8 +224,8 @@ def multiply(
     codes, row_scale: as the quantizer stores them; codebook: its own, on the device, None for trellis2; x and y float16
     or bfloat16 (then the codebook is rounded to bfloat16), sums float32 in a fixed order. trellis2 reads bytes, which
     are made first of an x that is none. alone: no product is launched right before or behind, but a rotation, as in a
-    model; a row of products is faster without. ValueError on what the kernel does not take: rows a multiple of 16, columns of
-    64, batch 1 to 16, tensors contiguous, codes and x from a multiple of 16 bytes."""
+    model; a row of products is faster without. ValueError on what the kernel does not take: rows a multiple of 16,
+    columns of 64, batch 1 to 16, tensors contiguous, codes and x from a multiple of 16 bytes."""
     how = instance(quantizer)
     batch, columns = x.shape
     rows = y.shape[1]

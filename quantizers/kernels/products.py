@@ -12,13 +12,16 @@ from typing import Protocol
 import torch
 
 from quantizers.base import Quantizer
-from quantizers.kernels import gemv, gemv_table, pair_bytes
+from quantizers.kernels import block_rotation, gemv, gemv_table, pair_bytes
 from quantizers.kernels.pair_bytes import PairBytes
+from quantizers.rotation import MOST_BLOCK, Rotation
 from quantizers.trellis import ComputedPair
 from quantizers.trellis.computed import native_state_bits
 from quantizers.trellis.computed_trellis import ComputedTrellis
 
-Work = Callable[[torch.Tensor, torch.Tensor], object]  # (x (batch, columns), y (batch, rows)): the product, into y
+Input = torch.Tensor | PairBytes
+Work = Callable[[Input, torch.Tensor], object]  # (x (batch, columns), y (batch, rows)): the product, into y
+Turn = Callable[[torch.Tensor], Input]  # x -> what a product reads of it
 ALIGNMENT = 256
 GROUP = 128  # of PyTorch's int4
 
@@ -44,8 +47,14 @@ class Way(Protocol):
     def takes(self, rows: int, columns: int, batch: int) -> bool:
         """Whether it can make this product."""
 
-    def prepared(self, pool: torch.Tensor, rows: int, columns: int, copies: int) -> Sequence[Work]:
-        """A product with each of `copies` weights in the pool, (bytes,) uint8, random."""
+    def turned(self, columns: int) -> Turn | None:
+        """The rotation that stands before a product in a model, None where none does."""
+
+    def prepared(
+        self, pool: torch.Tensor, rows: int, columns: int, copies: int, *, alone: bool = False
+    ) -> Sequence[Work]:
+        """A product with each of `copies` weights in the pool, (bytes,) uint8, random. alone: rotations stand between,
+        not a row of products."""
 
 
 class Packed:
@@ -55,6 +64,7 @@ class Packed:
 
     def __init__(self, quantizer: Quantizer) -> None:
         self.quantizer, self._quantizer = quantizer.name, quantizer
+        self._of_bytes = isinstance(quantizer, ComputedPair)
         self._bytes: dict[torch.Size, PairBytes] = {}
 
     def weight_bytes(self, rows: int, columns: int) -> int:
@@ -65,24 +75,44 @@ class Packed:
         """Shapes and batches of the kernels."""
         return gemv.takes(rows, columns, batch)
 
-    def prepared(self, pool: torch.Tensor, rows: int, columns: int, copies: int) -> Sequence[Work]:
+    def turned(self, columns: int) -> Turn | None:
+        """By the kernel of rotations, None where it does not take this width."""
+        rotation = Rotation(in_features=columns, seed=0, group="", most_block=MOST_BLOCK)
+        if not block_rotation.takes(rotation):
+            return None
+
+        def turn(x: torch.Tensor) -> Input:
+            source, of_bytes = block_rotation.Plain(x=x), self._of_bytes
+            found = block_rotation.rotate(source, rotation, halves=not of_bytes, pairs=of_bytes)
+            result = found.bytes if of_bytes else found.y
+            assert result is not None
+            return result
+
+        return turn
+
+    def prepared(
+        self, pool: torch.Tensor, rows: int, columns: int, copies: int, *, alone: bool = False
+    ) -> Sequence[Work]:
         """Scales of one over the root of the columns: a chain keeps its size."""
         size, step = self.weight_bytes(rows, columns), spacing(self.weight_bytes(rows, columns))
         scale = torch.full((rows,), columns**-0.5, dtype=torch.float16, device=pool.device)
-        return [self._work(pool[i * step :][:size], scale) for i in range(copies)]
+        return [self._work(pool[i * step :][:size], scale, alone) for i in range(copies)]
 
-    def _work(self, codes: torch.Tensor, scale: torch.Tensor) -> Work:
-        if isinstance(self._quantizer, ComputedTrellis):
-            quarters = self._quantizer.quarters
-            return lambda x, y: gemv.multiply(codes, scale, x, y, quarters)
-        table = self._quantizer.codebook()
+    def _work(self, codes: torch.Tensor, scale: torch.Tensor, alone: bool) -> Work:
+        quantizer = self._quantizer
+        if isinstance(quantizer, ComputedTrellis):
+            return partial(_of_trellis, codes, scale, quantizer.quarters, alone)
+        table = quantizer.codebook()
         held = None if table is None else table.to(codes.device)
-        if isinstance(self._quantizer, ComputedPair):
-            return lambda x, y: gemv_table.multiply(self._quantizer, None, codes, scale, self._bytes_of(x), y, alone=False)
-        return lambda x, y: gemv_table.multiply(self._quantizer, held, codes, scale, x, y, alone=False)
+
+        def work(x: Input, y: torch.Tensor) -> None:
+            given = self._bytes_of(x) if self._of_bytes and isinstance(x, torch.Tensor) else x
+            gemv_table.multiply(quantizer, held, codes, scale, given, y, alone=alone)
+
+        return work
 
     def _bytes_of(self, x: torch.Tensor) -> PairBytes:
-        """Of the first x of a shape: in a model rotations make them, and a product waits for the one before it alike."""
+        """Of the first x of a shape: in a model rotations make them, and the wait for the one before is the same."""
         if x.shape not in self._bytes:
             self._bytes[x.shape] = pair_bytes.made(x)
         return self._bytes[x.shape]
@@ -101,7 +131,13 @@ class Dense:
         """All."""
         return True
 
-    def prepared(self, pool: torch.Tensor, rows: int, columns: int, copies: int) -> Sequence[Work]:
+    def turned(self, columns: int) -> Turn | None:
+        """None."""
+        return None
+
+    def prepared(
+        self, pool: torch.Tensor, rows: int, columns: int, copies: int, *, alone: bool = False
+    ) -> Sequence[Work]:
         """Random normal weights."""
         weights = [torch.randn(rows, columns, device=pool.device).mul_(columns**-0.5).half() for _ in range(copies)]
         return [partial(_dense, weight) for weight in weights]
@@ -120,7 +156,13 @@ class PyTorchInt4:
         """Whole groups, and tiles of its layout."""
         return not columns % GROUP and not rows % 8
 
-    def prepared(self, pool: torch.Tensor, rows: int, columns: int, copies: int) -> Sequence[Work]:
+    def turned(self, columns: int) -> Turn | None:
+        """None."""
+        return None
+
+    def prepared(
+        self, pool: torch.Tensor, rows: int, columns: int, copies: int, *, alone: bool = False
+    ) -> Sequence[Work]:
         """Its products have an output of their own: y stays as it is."""
         found: list[Work] = []
         for i in range(copies):
@@ -131,11 +173,20 @@ class PyTorchInt4:
         return found
 
 
-def _dense(weight: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> None:
+def _of_trellis(
+    codes: torch.Tensor, scale: torch.Tensor, quarters: int, alone: bool, x: Input, y: torch.Tensor
+) -> None:
+    assert isinstance(x, torch.Tensor)
+    gemv.multiply(codes, scale, x, y, quarters, alone=alone)
+
+
+def _dense(weight: torch.Tensor, x: Input, y: torch.Tensor) -> None:
+    assert isinstance(x, torch.Tensor)
     torch.mm(x, weight.T, out=y)
 
 
-def _int4(packed: torch.Tensor, scales: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> None:
+def _int4(packed: torch.Tensor, scales: torch.Tensor, x: Input, y: torch.Tensor) -> None:
+    assert isinstance(x, torch.Tensor)
     torch.ops.aten._weight_int4pack_mm(x, packed, GROUP, scales)
 
 

@@ -1,8 +1,9 @@
 """latency.csv of a model on the GPU at hand: `python -m quantizers.kernels.profile --layers FILE --out FILE`.
 
-Every set of layers that may be fused, every quantizer with a kernel, every batch, timed as `chain` says. The file is
-written after each row and rows that it has are kept: a killed run goes on. Beside it, FILE.environment.json: device,
-clocks, driver, versions and the plain read of the run. `--config` measures the row `constant` too (`rest_of_token`)."""
+Every set of layers that may be fused, every quantizer with a kernel, every batch, timed as it stands in a model
+(`chain`). The file is written after each row and rows that it has are kept: a killed run goes on. Beside it,
+FILE.environment.json: device, clocks, driver, versions and the plain read of the run. `--config` measures the row
+`constant` too (`rest_of_token`)."""
 
 from __future__ import annotations
 
@@ -96,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             rows = appended(rows, ("constant", "", "", batch, "", ""), times)
             written(rows, options.out)
     for number, (shape, way, batch) in enumerate(todo, start=1):
-        times = chain.chain_microseconds(way, pool, (shape.out_features, shape.in_features), batch)
+        times = chain.model_microseconds(way, pool, (shape.out_features, shape.in_features), batch)
         rows = appended(rows, key_of(shape, way, batch), times)
         written(rows, options.out)
         told = "%d of %d: %s %s, batch %d: %.2f us"

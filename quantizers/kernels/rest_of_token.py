@@ -16,7 +16,7 @@ from torch import nn
 from transformers import AutoConfig, PreTrainedConfig, StaticCache
 
 from quantizers import make_quantizer
-from quantizers.kernels.chain import chain_microseconds, graphed, microseconds, random_pool
+from quantizers.kernels.chain import graphed, microseconds, model_microseconds, random_pool
 from quantizers.kernels.lean_step import FAMILIES, USUAL_ATTENTION, LeanStep
 from quantizers.kernels.products import Packed
 from quantizers.kernels.random_model import block_layers, draw_others, random_model, whole_linears
@@ -91,7 +91,7 @@ def reference_rest(config: PreTrainedConfig, batch: int, context: int, device: t
     shapes = {name: (out, into) for name, out, into in layers[["layer", "out_features", "in_features"]].to_numpy()}
     of_units = [(sum(shapes[name][0] for name in unit), shapes[unit[0]][1]) for unit in chosen.units]
     way, pool = Packed(quantizer), random_pool(device)
-    each = {shape: statistics.median(chain_microseconds(way, pool, shape, batch)) for shape in set(of_units)}
+    each = {shape: statistics.median(model_microseconds(way, pool, shape, batch)) for shape in set(of_units)}
     del pool
     torch.compiler.reset()  # compiled for one batch at a time
     model = random_model(
