@@ -41,13 +41,7 @@ struct Divisor {
 
 namespace {
 
-#ifndef MOSTREG
-#define MOSTREG 64
-#endif
-#ifndef WARPS
-#define WARPS 16
-#endif
-constexpr int kWarps = WARPS, kThreads = kWarps * 32;
+constexpr int kWarps = 16, kThreads = kWarps * 32;
 // Tiles of a copy and copies of the ring: long ones, as long as two blocks fit on an SM (227 KB).
 constexpr int kStageTiles = QUARTERS <= 12 ? 32 : QUARTERS <= 18 ? 16 : 8;
 constexpr int kStages = QUARTERS <= 12 ? 2 : QUARTERS <= 16 ? 3 : 2;
@@ -56,7 +50,7 @@ constexpr int kAlone = kMostShared / 2 + 1024;  // a block of so many has an SM 
 constexpr int kHeld = 4;  // 16-byte pieces of x that a thread keeps in registers: 16384 columns
 
 template <int Q, class O, class T>
-__global__ void __maxnreg__(O::kShared == 4 ? MOSTREG : 128)
+__global__ void __maxnreg__(O::kShared == 4 ? 96 : 128)
     gemv(const __grid_constant__ GemvParams p, int each, int larger, Divisor by_tiles) {
   constexpr int kTile = 8 * Q, kStage = kStageTiles * kTile, kChains = O::kShared > 1 ? O::kShared : 2;
   extern __shared__ __align__(128) uint8_t shared[];

@@ -44,8 +44,10 @@ from quantizers.models.empty import read_architecture
 
 log = logging.getLogger(__name__)
 PROFILED = 5  # steps
-SHOWN = ["plan", "batch", "median_us", "least_us", "most_us", "tokens_per_s", "weight_gb", "peak_gb", "limit_us",
-         "limit_share", "predicted_us", "error_percent"]  # fmt: skip
+# Beside weights and cache: workspaces of cuBLAS (64 MiB), activations, logits. The usual budget.workspace_bytes
+WORKSPACE_BYTES = 128 << 20
+SHOWN = ["plan", "batch", "median_us", "least_us", "most_us", "tokens_per_s", "weight_gb", "planned_gb",
+         "peak_gb", "limit_us", "limit_share", "predicted_us", "error_percent"]  # fmt: skip
 
 
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -170,6 +172,7 @@ def measured(
         "planned_layers": planned_bytes(plan, layers),
     }
     row["cache_bytes"] = step.cache_bytes
+    row["planned_peak_bytes"] = held.total + step.cache_bytes + WORKSPACE_BYTES
     row["peak_bytes"] = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
     row["limit_us"] = None if read_speed is None else held.read / read_speed / 1e3
     row["limit_with_cache_us"] = None if read_speed is None else (held.read + step.cache_bytes) / read_speed / 1e3
@@ -245,7 +248,7 @@ def written(record: dict[str, Any], path: Path) -> None:
 def short_table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """What is shown of the rows."""
     table = pd.DataFrame([{**row, "weight_gb": row["bytes"]["total"] / 1e9} for row in rows])
-    table["peak_gb"] = pd.to_numeric(table.peak_bytes) / 1e9
+    table["planned_gb"], table["peak_gb"] = table.planned_peak_bytes / 1e9, pd.to_numeric(table.peak_bytes) / 1e9
     return table[[name for name in SHOWN if name in table and not table[name].isna().all()]]
 
 
