@@ -40,7 +40,8 @@ def main(cfg: DictConfig) -> None:
         except KernelUnavailableError as error:
             raise ValueError(str(error)) from None
     out = Path(cfg.out)
-    arguments = [word for name in SETTINGS for word in (f"--{name}", str(cfg[name]))]
+    given = {name: cfg[name] for name in SETTINGS if cfg[name] is not None}
+    arguments = [word for name, value in given.items() for word in (f"--{name}", str(value))]
     arguments += ["--plans", *map(str, cfg.plans), "--batches", *map(str, cfg.batches)]
     arguments += ["--breakdown"] if cfg.breakdown else []
     decode_step.measure_all(decode_step.parsed([*arguments, "--out", str(out / "steps.json")]))

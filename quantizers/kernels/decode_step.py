@@ -221,6 +221,7 @@ def cleared(device: torch.device) -> None:
     gc.collect()
     torch.compiler.reset()
     if device.type == "cuda":
+        torch._C._cuda_clearCublasWorkspaces()  # one for each stream that had a product of cuBLAS
         torch.cuda.empty_cache()
 
 

@@ -44,8 +44,8 @@ class Product(Protocol):
     @property
     def of_bytes(self) -> bool: ...
 
-    def __call__(self, x: Input) -> torch.Tensor:
-        """x (batch, in), rotated -> (batch, rows of all)."""
+    def __call__(self, x: Input, *, alone: bool) -> torch.Tensor:
+        """x (batch, in), rotated -> (batch, rows of all). alone: as of `gemv_table.multiply`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -65,11 +65,11 @@ class Packed:
         layer = self.layer
         return isinstance(layer.quantizer, ComputedPair) and gemv.takes(layer.out_features, layer.in_features, 1)
 
-    def __call__(self, x: Input) -> torch.Tensor:
+    def __call__(self, x: Input, *, alone: bool) -> torch.Tensor:
         if isinstance(x, torch.Tensor):
             return self.layer.multiply(x)
         tensors, y = self.layer.encoded.tensors, x.rows.new_empty(len(x.rows), self.layer.out_features, dtype=x.dtype)
-        gemv_table.multiply(self.layer.quantizer, None, tensors["codes"], tensors["row_scale"], x, y)
+        gemv_table.multiply(self.layer.quantizer, None, tensors["codes"], tensors["row_scale"], x, y, alone=alone)
         return y if self.layer.bias is None else y + self.layer.bias.to(y.dtype)
 
 
@@ -87,7 +87,7 @@ class Dense:
     def rotation(self) -> Rotation | None:
         return None
 
-    def __call__(self, x: Input) -> torch.Tensor:
+    def __call__(self, x: Input, *, alone: bool) -> torch.Tensor:
         assert isinstance(x, torch.Tensor)
         return functional.linear(x, self.weight, self.bias)
 
@@ -110,7 +110,7 @@ class Absent:
             names=product.names, rows=product.rows, rotation=product.rotation, of_bytes=product.of_bytes, output=output
         )
 
-    def __call__(self, x: Input) -> torch.Tensor:
+    def __call__(self, x: Input, *, alone: bool) -> torch.Tensor:
         return self.output
 
 
@@ -127,7 +127,7 @@ class Group:
         inputs, total = self._inputs(source, kinds)
         results: dict[str, torch.Tensor] = {}
         for product, kind in zip(self.products, kinds, strict=True):
-            y = product(inputs[kind])
+            y = product(inputs[kind], alone=product is self.products[-1])
             results |= zip(product.names, torch.split(y, list(product.rows), dim=-1), strict=True)
         return results, total
 
