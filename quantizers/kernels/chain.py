@@ -100,8 +100,8 @@ def chain_microseconds(way: Way, pool: torch.Tensor, shape: tuple[int, int], bat
 
 
 def model_microseconds(way: Way, pool: torch.Tensor, shape: tuple[int, int], batch: int) -> list[float]:
-    """Of one product where it stands in a model, between rotations: of pairs of a rotation and a product, in each of
-    several replays, less that of rotations alone; as `chain_microseconds` where there is no rotation."""
+    """Of one product where it stands in a model, between rotations: of pairs of a rotation and a product less that of
+    rotations alone, in each of several replays, in turns; as `chain_microseconds` where there is no rotation."""
     rows, columns = shape
     if (turn := way.turned(columns)) is None:
         return chain_microseconds(way, pool, shape, batch)
@@ -118,8 +118,9 @@ def model_microseconds(way: Way, pool: torch.Tensor, shape: tuple[int, int], bat
         for i in range(length):
             products[i % len(products)](turn(x), y)
 
-    alone = statistics.median(microseconds(graphed(turns), REPLAYS))
-    return [(time - alone) / length for time in microseconds(graphed(pairs), REPLAYS)]
+    of_turns, of_pairs = graphed(turns), graphed(pairs)
+    each = [(microseconds(of_pairs, 1)[0], microseconds(of_turns, 1)[0]) for _ in range(REPLAYS)]
+    return [(both - rotations) / length for both, rotations in each]
 
 
 def environment(device: torch.device) -> dict[str, Any]:
