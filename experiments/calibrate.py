@@ -33,12 +33,14 @@ def main(cfg: DictConfig) -> None:
             windows,
             token_weights=token_weights,
             rotation_seed=cfg.rotation.seed,
+            most_block=cfg.rotation.most_block,
             memory_bytes=int(cfg.memory_gib * (1 << 30)),
             progress=progress,
         )
     seconds = round(time.perf_counter() - start, 2)
     settings = {
         "rotation_seed": cfg.rotation.seed,
+        "most_block": cfg.rotation.most_block,
         **token_weights.settings(),
         "model": cfg.model.path,
         "text": cfg.text.path,

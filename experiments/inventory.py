@@ -1,8 +1,9 @@
 """`python -m experiments.inventory [model=NAME | model.path=PATH] out=DIR`: a model's layers -> layers.csv.
 
 The tables folder begins here: shapes and fusion groups, with the sensitivities left empty. One row of the printed table
-stands for all layers of one kind (their names without numbers) and shape. A model that is an architecture alone
-(`model=llama-3.1-8b`) needs no weights; config.json is written too, for `quantizers.kernels.decode_step --config`."""
+stands for all layers of one kind (their names without numbers) and shape. `inventory.head=true` makes embedding and
+head layers to quantize too: rows of their own, or one, `lm_head`, of a tied weight. A model that is an architecture
+alone (`model=llama-3.1-8b`) needs no weights; config.json is written too, for `quantizers.kernels.decode_step`."""
 
 from __future__ import annotations
 
@@ -31,12 +32,12 @@ def main(cfg: DictConfig) -> None:
         model, name, dtype = loaded.model, loaded.path.name, loaded.source_dtype
     else:
         model, name, dtype = architecture(OmegaConf.to_container(facts)), "shapes alone", "no weights"
-    layers = inventory(model)
+    layers = inventory(model, head=cfg.inventory.head)
     write_csv(layers, folder / "layers.csv")
     if facts is not None:
         model.config.save_pretrained(folder)
     save_run(folder, cfg, source_dtype=dtype, model_type=model.config.model_type)
-    print(describe(model, name, dtype, layers))
+    print(describe(model, name, dtype, layers, head=cfg.inventory.head))
 
 
 def architecture(facts: object) -> nn.Module:
@@ -47,15 +48,15 @@ def architecture(facts: object) -> nn.Module:
     return model
 
 
-def describe(model: nn.Module, name: str, dtype: str, layers: pd.DataFrame) -> str:
+def describe(model: nn.Module, name: str, dtype: str, layers: pd.DataFrame, *, head: bool) -> str:
     """Layers by kind and shape, and what may be quantized."""
     kinds = by_kind(layers)
-    slots = linear_slots(model)
+    slots = linear_slots(model, head=head)
     parameters = sum(slot.weight.numel() for slot in slots.values())
     groups = len({slot.fusion_group for slot in slots.values()})
-    head = f"{name}: {model.config.model_type}, stored as {dtype}"  # type: ignore[union-attr]
+    title = f"{name}: {model.config.model_type}, stored as {dtype}"  # type: ignore[union-attr]
     foot = f"to quantize: {len(slots)} layers in {groups} fusion groups, {parameters:,} weights"
-    return f"{head}\n{kinds.to_string(index=False)}\n{foot}"
+    return f"{title}\n{kinds.to_string(index=False)}\n{foot}"
 
 
 def by_kind(layers: pd.DataFrame) -> pd.DataFrame:

@@ -51,6 +51,7 @@ def _quantize(run: Workspace, plan: str) -> None:
                 run.loaded,
                 choices,
                 rotation_seed=run.cfg.rotation.seed,
+                most_block=run.cfg.rotation.most_block,
                 state_bits=run.cfg.state_bits,
                 cache=Path(run.cfg.cache),
                 progress=progress,

@@ -33,6 +33,7 @@ def main(cfg: DictConfig) -> None:
     arguments = [str(word) for option, values in lists.items() for word in (option, *values)]
     arguments += [] if cfg.fusion else ["--no-fusion"]
     arguments += ["--fp16"] if cfg.fp16 else []
+    arguments += ["--head"] if cfg.head else []
     arguments += [] if cfg.config is None else ["--config", str(cfg.config), "--context", str(cfg.context)]
     profile.main([*arguments, "--layers", str(folder / "layers.csv"), "--out", str(out)])
     save_run(folder, cfg)

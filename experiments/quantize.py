@@ -23,7 +23,7 @@ from experiments.workspace import write_csv
 from quantizers import make_quantizer
 from quantizers.checkpoint import LayerChoice, read_config, write_checkpoint
 from quantizers.feedback import Correction, Feedback, SecondMoments
-from quantizers.models import LinearSlot, linear_slots, load_model
+from quantizers.models import LinearSlot, chosen_slots, linear_slots, load_model
 
 log = logging.getLogger(__name__)
 
@@ -38,11 +38,13 @@ def main(cfg: DictConfig) -> None:
     if plan is None:
         make_quantizer(cfg.uniform, cfg.state_bits)  # an unknown name is an error before the model is loaded
     loaded = load_model(cfg.model.path, verify_sha256=cfg.model.sha256)
-    slots = linear_slots(loaded.model)
     if plan is None:
-        choices = {name: LayerChoice(quantizer=cfg.uniform) for name in slots}
+        uniform = LayerChoice(quantizer=cfg.uniform)
+        choices = dict.fromkeys(linear_slots(loaded.model, head=cfg.inventory.head), uniform)
     else:
         choices = plan_choices(plan)
+    slots = chosen_slots(loaded.model, choices)
+    if plan is not None:
         check_bytes(plan, slots, cfg.state_bits)
     with bar(f"quantize {out.name}") as progress:
         frame = write_checkpoint(
@@ -50,6 +52,7 @@ def main(cfg: DictConfig) -> None:
             loaded,
             choices,
             rotation_seed=cfg.rotation.seed,
+            most_block=cfg.rotation.most_block,
             state_bits=cfg.state_bits,
             cache=None if cfg.cache is None else Path(cfg.cache),
             progress=progress,
@@ -87,7 +90,7 @@ def check_bytes(plan: Solution, slots: Mapping[str, LinearSlot], state_bits: int
     charged = plan.costs.get("memory_bytes")
     names = [name for name in plan.layers if name in slots]
     if charged is None or len(names) < len(plan.layers):
-        return  # a foreign plan without bytes, or a plan of the whole model, whose embedding is no layer here
+        return  # a foreign plan without bytes, or one that names what is no layer here, such as a tied embedding
     quantizers = {c.quantizer: make_quantizer(c.quantizer, state_bits) for c in plan.layers.values()}
     held = sum(quantizers[plan.layers[n].quantizer].storage_bytes(*slots[n].weight.shape) for n in names)
     limit = plan.budgets.get("memory_bytes")

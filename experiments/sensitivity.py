@@ -30,7 +30,7 @@ def main(cfg: DictConfig) -> None:
     path = Path(cfg.out) / "layers.csv"
     workspace = Workspace(cfg=cfg, folder=path.parent)
     names = list(workspace.slots)
-    layers = existing(path, names) if path.is_file() else inventory(workspace.loaded.model)
+    layers = existing(path, names) if path.is_file() else inventory(workspace.loaded.model, head=cfg.inventory.head)
     start = time.perf_counter()
     layers = with_sensitivities(workspace, layers)
     seconds = round(time.perf_counter() - start, 2)
@@ -51,7 +51,7 @@ def existing(path: Path, names: list[str]) -> pd.DataFrame:
         raise ValueError(f"{path} has no column 'layer', only {list(layers.columns)}")
     absent = sorted(set(names) - set(layers.layer))
     if absent:
-        raise ValueError(f"{path} is not of this model: it lacks the layer {absent[0]!r}")
+        raise ValueError(f"{path} is not of this model, or of another inventory.head: it lacks the layer {absent[0]!r}")
     return layers
 
 

@@ -21,9 +21,10 @@ def make_inventory(run: Workspace) -> None:
     path = run.path("inventory.csv")
 
     def work() -> None:
-        write_csv(inventory(run.loaded.model), path)
+        write_csv(inventory(run.loaded.model, head=run.cfg.inventory.head), path)
 
-    run.stages.run("inventory", work, settings=run.source(), writes=[path], share=True)
+    inputs = [run.source(), settings(run.cfg.inventory)]
+    run.stages.run("inventory", work, settings=inputs, writes=[path], share=True)
 
 
 def check_rotation(run: Workspace) -> None:
@@ -38,7 +39,8 @@ def check_rotation(run: Workspace) -> None:
                 progress(done + 1, len(run.slots), name)
         write_csv(pd.DataFrame(rows), path)
 
-    run.stages.run("rotation", work, settings=[run.source(), settings(run.cfg.rotation)], writes=[path], share=True)
+    inputs = [run.source(), settings(run.cfg.inventory), settings(run.cfg.rotation)]
+    run.stages.run("rotation", work, settings=inputs, writes=[path], share=True)
 
 
 def measure_rates(run: Workspace) -> None:
@@ -80,7 +82,7 @@ def count_storage(run: Workspace) -> None:
 
 
 def measure_sensitivities(run: Workspace) -> None:
-    """layers.csv: the inventory with the sensitivity of every linear layer."""
+    """layers.csv: the inventory with the sensitivity of every layer to allocate."""
     base, path = run.path("inventory.csv"), run.path("layers.csv")
 
     def work() -> None:

@@ -36,8 +36,8 @@ class Workspace:
 
     @cached_property
     def slots(self) -> dict[str, LinearSlot]:
-        """The live linear layers of the reference model."""
-        return linear_slots(self.loaded.model)
+        """The live layers of the reference model."""
+        return linear_slots(self.loaded.model, head=self.cfg.inventory.head)
 
     @cached_property
     def text(self) -> TextSplit:
@@ -63,7 +63,7 @@ class Workspace:
     def rotation(self, layer: str) -> Rotation:
         """The rotation of a layer: its fusion group's."""
         slot = self.slots[layer]
-        return Rotation(in_features=slot.weight.shape[1], seed=self.cfg.rotation.seed, group=slot.fusion_group)
+        return Rotation(in_features=slot.weight.shape[1], group=slot.fusion_group, **self.cfg.rotation)
 
     def source(self) -> dict[str, object]:
         """What decides the reference model and the text, for fingerprints: settings, and the files behind them."""

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from quantizers.base import Encoded, Quantizer
-from quantizers.kernels.operators import rotate, state_bits, table_on
+from quantizers.kernels.look_up import look_up
+from quantizers.kernels.operators import rotate, state_bits, table_on, unrotate
 from quantizers.modules.handover import Handover
 from quantizers.rotation import Rotation
 
@@ -62,12 +63,21 @@ class QuantizedLinear(nn.Module):
 
     def multiply(self, rotated: torch.Tensor) -> torch.Tensor:
         """R x (rows, in) -> (rows, out), with the bias."""
-        if self._table is not None and self._table.device != rotated.device:
-            self._table = table_on(self._table, rotated.device)  # one for all layers, which is why it is no buffer
         tensors = list(self.encoded.tensors.values())
-        given = self._keys, self.quantizer.name, self._state_bits, self.out_features, self._table
+        given = self._keys, self.quantizer.name, self._state_bits, self.out_features, self._table_on(rotated.device)
         y: torch.Tensor = torch.ops.bitpalette.product(rotated, tensors, *given)
         return y if self.bias is None else y + self.bias.to(y.dtype)
+
+    def rows(self, indices: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """Rows of W, un-rotated: indices (n,) int64 -> (n, in). IndexError (on a CPU) where there is no such row."""
+        table = self._table_on(indices.device)
+        found = look_up(indices, self.encoded, self.quantizer.name, self._state_bits, table, dtype)
+        return found if self.rotation is None else unrotate(found, self.rotation)
+
+    def _table_on(self, device: torch.device) -> torch.Tensor | None:
+        if self._table is not None and self._table.device != device:
+            self._table = table_on(self._table, device)  # one for all layers, which is why it is no buffer
+        return self._table
 
     def _turned(self, x: torch.Tensor) -> torch.Tensor:
         """x (..., in) -> R x (rows, in), x itself where the quantizer does not rotate."""

@@ -55,6 +55,17 @@ def test_the_key_holds_everything_that_decides_the_codes() -> None:
     assert code_key(W.clone(), make_quantizer("nuq-3"), rotation) == keys[0]
 
 
+def test_the_key_holds_the_blocks_that_a_limit_leaves() -> None:
+    W = torch.randn(4, 1024, generator=torch.Generator().manual_seed(0))
+    keys = [
+        code_key(W, make_quantizer("nuq-3"), Rotation(in_features=1024, seed=0, group="g", most_block=most_block))
+        for most_block in (0, 2048, 1024, 1000, 512, 256)
+    ]
+    assert keys[0] == keys[1] == keys[2], "the whole input is mixed"
+    assert keys[3] == keys[4], "two blocks"
+    assert len(set(keys)) == 3
+
+
 def entry(folder: Path) -> tuple[CodeCache, str, CachedCode]:
     model = tiny()
     layers = planned_layers(model.model, linear_slots(model.model), uniform(model, "nuq-3"), **SETTINGS)

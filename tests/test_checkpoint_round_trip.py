@@ -8,8 +8,21 @@ from pathlib import Path
 
 import pytest
 import torch
-from checkpoint_models import MIXED, STATE_BITS, folder_hashes, logits, mixed, tiny, tiny_experts, tiny_with_biases
+from checkpoint_models import (
+    MIXED,
+    SIZES,
+    STATE_BITS,
+    folder_hashes,
+    loaded,
+    logits,
+    mixed,
+    tiny,
+    tiny_experts,
+    tiny_with_biases,
+    uniform,
+)
 from safetensors import safe_open
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from quantizers import make_quantizer
 from quantizers.checkpoint import LayerChoice, load_checkpoint, quantize_in_place, read_config, write_checkpoint
@@ -133,7 +146,7 @@ def test_config_is_what_the_format_says(tmp_path: Path) -> None:
     quantization = content["quantization_config"]
     assert quantization["quant_method"] == "bitpalette"
     assert quantization["format_version"] == 1
-    assert quantization["rotation"] == {"seed": 3}
+    assert quantization["rotation"] == {"seed": 3, "most_block": 0}
     entry = quantization["layers"][q]
     assert (entry["quantizer"], entry["kernel"], entry["fused_with"]) == ("nuq-3", "tensor-core", [k])
     assert entry["storage_bytes"] == 64 * 64 * 3 // 8 + 2 * 64
@@ -142,6 +155,44 @@ def test_config_is_what_the_format_says(tmp_path: Path) -> None:
     tables = {name for name in used if make_quantizer(name, STATE_BITS).codebook() is not None}
     assert set(quantization["codebooks"]) == tables
     assert set(quantization["quantizers"]) == used
+
+
+def wide() -> LoadedModel:
+    """A Llama of one block whose down_proj has 512 inputs."""
+    torch.manual_seed(0)
+    config = LlamaConfig(**{**SIZES, "intermediate_size": 512, "num_hidden_layers": 1}, tie_word_embeddings=True)
+    return loaded(LlamaForCausalLM(config), "float32")
+
+
+def test_limited_blocks_come_back(tmp_path: Path) -> None:
+    folder, limited, whole = tmp_path / "c", wide(), wide()
+    choices = uniform(limited, "nuq-3")
+    write_checkpoint(folder, limited, choices, cache=tmp_path / "cache", most_block=256, **SETTINGS)
+    quantize_in_place(limited, choices, most_block=256, **SETTINGS)
+    quantize_in_place(whole, choices, cache=tmp_path / "cache", **SETTINGS)
+    for packed in (False, True):
+        torch.testing.assert_close(logits(load_checkpoint(folder, packed=packed)), logits(limited), rtol=0, atol=1e-5)
+    assert not torch.equal(logits(limited), logits(whole)), "nor may the cache take one for the other"
+    stored = json.loads((folder / "config.json").read_text())["quantization_config"]["rotation"]
+    assert stored == {"seed": 3, "most_block": 256}
+    name = "model.layers.0.mlp.down_proj"
+    rotations = {
+        leaf: load_checkpoint(folder, packed=True).model.get_submodule(leaf).rotation.block
+        for leaf in (name, "model.layers.0.self_attn.o_proj")
+    }
+    assert rotations == {name: 256, "model.layers.0.self_attn.o_proj": 64}
+
+
+def test_a_record_without_a_limit_has_none(tmp_path: Path) -> None:
+    folder, whole = tmp_path / "c", wide()
+    choices = uniform(whole, "nuq-3")
+    write_checkpoint(folder, whole, choices, cache=None, **SETTINGS)
+    content = json.loads((folder / "config.json").read_text())
+    del content["quantization_config"]["rotation"]["most_block"]
+    (folder / "config.json").write_text(json.dumps(content))
+    assert read_config(folder)[1].most_block == 0
+    quantize_in_place(whole, choices, **SETTINGS)
+    assert torch.equal(logits(load_checkpoint(folder)), logits(whole))
 
 
 def test_same_plan_same_bytes(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from experiments.entry import CONF
 from experiments.plan_stage import label
 from experiments.workspace import model_label
 from quantizers import palette
+from quantizers.rotation import MOST_BLOCK
 
 PRIMARY = sorted(path.stem for path in CONF.glob("*.yaml"))
 
@@ -25,6 +26,14 @@ def presets(group: str) -> list[str]:
 def test_primary_configs_compose(name: str) -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         assert compose(name)
+
+
+@pytest.mark.parametrize("name", PRIMARY)
+def test_new_runs_limit_the_blocks_of_rotations(name: str) -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose(name)
+    if "rotation" in cfg:
+        assert cfg.rotation == {"seed": 0, "most_block": MOST_BLOCK}
 
 
 @pytest.mark.parametrize("study", presets("study"))

@@ -198,6 +198,9 @@ def test_moments_come_back_and_are_checked(tmp_path: Path) -> None:
     moments.check({"a": 3, "b": 5}, 7)
     with pytest.raises(ValueError, match=r"rotation\.seed=7, not 0"):
         moments.check({"a": 3}, 0)
+    moments.check({"a": 3, "b": 5}, 7, 2048)  # no block of theirs is limited
+    with pytest.raises(ValueError, match=r"rotation\.most_block=0, not 256"):
+        moments.check({"a": 3, "c": 512}, 7, 256)
     for sizes in ({"c": 3}, {"a": 4}):
         with pytest.raises(ValueError, match="another model"):
             moments.check(sizes, 7)

@@ -35,7 +35,7 @@ from quantizers.feedback import (
 from quantizers.feedback.calibration import calibrate
 from quantizers.feedback.correction import relative_error
 from quantizers.models import LoadedModel, linear_slots
-from quantizers.rotation import Rotation
+from quantizers.rotation import MOST_BLOCK, Rotation
 
 ROOT = Path(__file__).resolve().parent.parent
 SETTINGS = {"rotation_seed": 0, "state_bits": STATE_BITS}
@@ -118,6 +118,7 @@ def test_calibrate_then_quantize_as_commands(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     settings = json.loads((tmp_path / "H" / "hessians.json").read_text())
     assert (settings["rotation_seed"], settings["tokens"], settings["windows"]) == (0, "attention", [4, 32])
+    assert settings["most_block"] == MOST_BLOCK
     assert (tmp_path / "H" / "run.json").is_file()
     shared = ("uniform=nuq-2", f"cache={tmp_path / 'cache'}", f"out={tmp_path / 'c'}", "feedback=ldlq")
     done = command("quantize", tmp_path, *shared, f"hessians={tmp_path / 'H'}")

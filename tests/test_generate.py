@@ -119,7 +119,7 @@ def test_a_checkpoint_without_tokenizer(tmp_path: Path) -> None:
 def config(folder: Path, **changes: Any) -> Any:
     values = {
         "model": {"path": "tiny", "sha256": None}, "plan": None, "uniform": None, "out": str(folder / "c"),
-        "state_bits": STATE_BITS, "rotation": {"seed": 0},
+        "state_bits": STATE_BITS, "rotation": {"seed": 0, "most_block": 0},
         "feedback": {"_target_": "quantizers.feedback.Plain"}, "hessians": None, "cache": str(folder / "cache"),
     }  # fmt: skip
     return OmegaConf.create(values | changes)

@@ -13,7 +13,7 @@ from emulated_kernels import PROCESSORS, emulated, library_folder, needs_gxx, on
 from quantizers import make_quantizer
 from quantizers.base import Encoded
 from quantizers.kernels import block_rotation, gemv_table, pair_bytes
-from quantizers.kernels.block_rotation import Gated, Normed, Plain, Source, rotate, takes
+from quantizers.kernels.block_rotation import ADDED_NORM, Source, gated, normed, plain, rotate, takes
 from quantizers.kernels.pair_bytes import PairBytes
 from quantizers.rotation import Rotation
 
@@ -32,17 +32,17 @@ def sources(columns: int, batch: int, dtype: torch.dtype, device: str) -> list[t
     there = both.to(device)
     gate, up = there[:, :columns], there[:, columns:]  # neighbours in rows of one product
 
-    def normed(h: torch.Tensor) -> torch.Tensor:
+    def of_norm(h: torch.Tensor) -> torch.Tensor:
         h = h.double()
         return weight.double() * h * (h.square().mean(-1, keepdim=True) + EPS).rsqrt()
 
     put = partial(torch.Tensor.to, device=device)
     gates, ups = both[:, :columns].double(), both[:, columns:].double()
     return [
-        (Plain(x=put(first)), first.double()),
-        (Normed(x=put(first), delta=None, weight=put(weight), eps=EPS), normed(first)),
-        (Normed(x=put(first), delta=put(second), weight=put(weight), eps=EPS), normed(first + second)),
-        (Gated(gate=gate, up=up), torch.nn.functional.silu(gates) * ups),
+        (plain(put(first)), first.double()),
+        (normed(put(first), None, put(weight), EPS), of_norm(first)),
+        (normed(put(first), put(second), put(weight), EPS), of_norm(first + second)),
+        (gated(gate, up), torch.nn.functional.silu(gates) * ups),
     ]
 
 
@@ -72,9 +72,10 @@ def check_sources(columns: int, batch: int, dtype: torch.dtype, device: str) -> 
         part = components(wanted)
         error = float((value_of(found.bytes) - part).norm() / part.norm())
         assert error < (ROUNDING[dtype] if batch <= 4 else 1.2e-2)
-        if isinstance(source, Normed) and source.delta is not None:
+        if source.kind == ADDED_NORM:
             assert found.sum is not None
-            assert torch.equal(found.sum.cpu(), source.x.cpu() + source.delta.cpu())
+            assert source.second is not None
+            assert torch.equal(found.sum.cpu(), source.first.cpu() + source.second.cpu())
         again = rotate(source, rotation, halves=False, pairs=True)
         assert again.y is None
         assert again.bytes is not None
@@ -95,7 +96,7 @@ def check_products(name: str, columns: int, batch: int, device: str) -> None:
     x = torch.randn(batch, columns, generator=generator)
     x[:, : columns // 2] *= 30  # blocks differ
     rotation = Rotation(in_features=columns, seed=1, group="g", most_block=2048)
-    rotated = rotate(Plain(x=x.half().to(device)), rotation, halves=True, pairs=True)
+    rotated = rotate(plain(x.half().to(device)), rotation, halves=True, pairs=True)
     assert rotated.y is not None
     assert rotated.bytes is not None
     wanted = rotation.rotate_input(x.half().double()) @ weight.double().T
@@ -151,9 +152,9 @@ def test_what_the_kernel_does_not_take_is_refused() -> None:
     assert not takes(Rotation(in_features=4096, seed=0, group=""))
     x = torch.zeros(1, 1024, dtype=torch.float16)
     with pytest.raises(ValueError, match="no kernel rotates"):
-        rotate(Plain(x=x), Rotation(in_features=4096, seed=0, group=""), halves=True, pairs=False)
+        rotate(plain(x), Rotation(in_features=4096, seed=0, group=""), halves=True, pairs=False)
     with pytest.raises(ValueError, match="float16 or bfloat16"):
-        rotate(Plain(x=x.float()), Rotation(in_features=1024, seed=0, group=""), halves=True, pairs=False)
+        rotate(plain(x.float()), Rotation(in_features=1024, seed=0, group=""), halves=True, pairs=False)
     quantizer, bytes_of = make_quantizer("tcq-2"), PairBytes.like(x, 1024, 10)
     with pytest.raises(ValueError, match="not with bytes"):
         gemv_table.multiply(quantizer, None, x, x, bytes_of, torch.zeros(1, 16, dtype=torch.float16))

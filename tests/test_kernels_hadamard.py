@@ -55,6 +55,22 @@ def test_several_blocks_a_row(library_folder: Path, monkeypatch: pytest.MonkeyPa
     assert error(x, Rotation(in_features=width, seed=0, group="g")) < 4e-4
 
 
+@needs_gxx
+@pytest.mark.usefixtures("on_cpu")
+@pytest.mark.parametrize("order", [{}, {"BACKWARDS": 1}])
+@pytest.mark.parametrize(("width", "most_block"), [(1536, 256), (4864, 2048), (3584, 2048), (14336, 2048), (1344, 512)])
+def test_several_limited_blocks_a_row(
+    width: int, most_block: int, order: dict[str, int], library_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        hadamard, "load", lambda name, device, given: emulated(name, {**given, **order}, library_folder)
+    )
+    rotation = Rotation(in_features=width, seed=3, group="a", most_block=most_block)
+    assert rotation.block < width
+    x = torch.randn(2, width, generator=torch.Generator().manual_seed(width)).half()
+    assert error(x, rotation) < 4e-4
+
+
 @pytest.mark.parametrize("width", REAL)
 def test_widths_of_real_models_have_a_kernel(width: int) -> None:
     given = defines(whole(width))

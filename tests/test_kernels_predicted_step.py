@@ -41,7 +41,7 @@ def test_predictions_add_up(path: Path) -> None:
     fused, unfused = (read_plan(f"trellis-3:{how}", LAYERS) for how in ("fused", "unfused"))
     assert products_us(fused, LAYERS, table, 1) == 2 * (7 + 5.5 + 20 + 11)
     assert products_us(unfused, LAYERS, table, 1) == 2 * (5 + 2 + 3 + 5.5 + 12 + 13 + 11)
-    rows = compared([fused, unfused], LAYERS, table, [1], {("trellis-3:fused", 1): 200.0})
+    rows = compared([fused, unfused], CONFIGS["llama"](), table, [1], {("trellis-3:fused", 1): 200.0})
     assert rows.predicted_us.tolist() == [187.0, 203.0]
     assert rows.error_percent[0] == pytest.approx(-6.5)
     assert rows.measured_us.isna().tolist() == [False, True]

@@ -18,7 +18,7 @@ from experiments.workspace import Workspace
 from quantizers.checkpoint import CodeCache, LayerChoice
 from quantizers.checkpoint.encoding import dense_weight, encode_layer, planned_layers
 from quantizers.evaluation import Reference, log_probability_and_divergence
-from quantizers.models import linear_slots
+from quantizers.models import chosen_slots
 
 
 @dataclass(slots=True)
@@ -47,7 +47,7 @@ class MeasuredFitness:
     @torch.no_grad()
     def __call__(self, plan: Mapping[str, Choice]) -> float:
         """Mean KL over the windows."""
-        slots = linear_slots(self.model)
+        slots = chosen_slots(self.model, plan)
         changed = {name: c.quantizer for name, c in plan.items() if self.current.get(name) != c.quantizer}
         for name, quantizer in changed.items():
             slots[name].weight.copy_(self._weight(name, quantizer))
@@ -68,6 +68,7 @@ class MeasuredFitness:
                 {name: run.slots[name]},
                 {name: LayerChoice(quantizer=quantizer)},
                 rotation_seed=run.cfg.rotation.seed,
+                most_block=run.cfg.rotation.most_block,
                 state_bits=run.cfg.state_bits,
             )[0]
             code = encode_layer(layer, CodeCache(Path(run.cfg.cache)))

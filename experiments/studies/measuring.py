@@ -27,7 +27,7 @@ from quantizers.checkpoint.encoding import dense_weight, encode_layers, planned_
 from quantizers.checkpoint.other_tensors import other_tensors, rounded
 from quantizers.evaluation import evaluate
 from quantizers.feedback import PLAIN, Correction, SecondMoments
-from quantizers.models import linear_slots
+from quantizers.models import chosen_slots
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +38,7 @@ class Candidate:
 
     quantizers: tuple[tuple[str, str], ...]  # (layer, quantizer)
     rotation_seed: int | None  # None: not rotated
+    most_block: int
     state_bits: int
     correction: Correction
 
@@ -54,14 +55,15 @@ class Candidate:
         return cls(
             quantizers=tuple((name, choice.quantizer) for name, choice in cell.solution.layers.items()),
             rotation_seed=seed if encoding.rotated else None,
+            most_block=cfg.rotation.most_block,
             state_bits=cfg.state_bits if encoding.state_bits is None else encoding.state_bits,
             correction=correction,
         )
 
     def key(self, run: Workspace) -> str:
         """sha256 of all that decides its KL on the run's windows."""
-        facts: list[Any] = [run.source(), settings(run.cfg.evaluation), self.quantizers, self.rotation_seed]
-        facts += [self.state_bits, self.correction.method.settings()]
+        facts: list[Any] = [run.source(), settings(run.cfg.evaluation), self.quantizers]
+        facts += [self.rotation_seed, self.most_block, self.state_bits, self.correction.method.settings()]
         if self.correction.moments is not None:
             facts += [str(self.correction.moments.folder.resolve()), self.correction.moments.settings]
         return hashlib.sha256(json.dumps(facts, default=str).encode()).hexdigest()[:32]
@@ -97,11 +99,18 @@ def realize(run: Workspace, candidate: Candidate, title: str) -> nn.Module:
     """A model with the candidate's weights."""
     seed = run.cfg.rotation.seed if candidate.rotation_seed is None else candidate.rotation_seed
     choices = {name: LayerChoice(quantizer=quantizer) for name, quantizer in candidate.quantizers}
-    layers = planned_layers(run.loaded.model, run.slots, choices, rotation_seed=seed, state_bits=candidate.state_bits)
+    layers = planned_layers(
+        run.loaded.model,
+        run.slots,
+        choices,
+        rotation_seed=seed,
+        most_block=candidate.most_block,
+        state_bits=candidate.state_bits,
+    )
     if candidate.rotation_seed is None:
         layers = [replace(layer, rotation=None) for layer in layers]
     model = copy.deepcopy(run.loaded.model)
-    slots = linear_slots(model)
+    slots = chosen_slots(model, run.slots)
     for name, tensor in other_tensors(model, slots.values()).items():
         tensor.copy_(rounded(name, tensor, run.loaded.source_dtype))
     with bar(title) as progress:

@@ -12,7 +12,7 @@ import json
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +39,11 @@ def code_key(
     weight: torch.Tensor, quantizer: Quantizer, rotation: Rotation | None, feedback: Mapping[str, Any] | None = None
 ) -> str:
     """The name of an entry, 64 hexadecimal digits. weight: (out, in), as the model holds it; feedback: what decides the
-    codes besides (`Correction.facts`)."""
-    turned = None if rotation is None else [rotation.in_features, rotation.seed, rotation.group]
+    codes besides (`Correction.facts`). A limit of Hadamard blocks that changes none changes no key."""
+    turned: list[Any] | None = None
+    if rotation is not None:
+        limited = rotation.block != replace(rotation, most_block=0).block
+        turned = [rotation.in_features, rotation.seed, rotation.group, *([rotation.block] if limited else [])]
     facts = [FORMAT_VERSION, tensor_hash(weight), quantizer.settings(), turned]
     facts += [] if feedback is None else [dict(feedback)]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

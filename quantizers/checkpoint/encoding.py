@@ -68,11 +68,13 @@ def planned_layers(
     choices: Mapping[str, LayerChoice],
     *,
     rotation_seed: int,
+    most_block: int = 0,
     state_bits: int,
 ) -> list[PlannedLayer]:
-    """Every layer of the model, in its order; those the plan does not name are kept as fp16.
+    """Every layer of the model, in its order; those the plan does not name are kept as fp16. most_block: of `Rotation`.
 
-    ValueError for a layer that the model lacks, an unknown quantizer, an embedding or lm_head in less than 16 bits."""
+    ValueError for a layer that the model lacks, one that is not in `slots` in less than 16 bits, an unknown quantizer,
+    or a limit of blocks that no rotation has."""
     modules = dict(model.named_modules())
     for name, choice in choices.items():
         if name in slots:
@@ -83,7 +85,8 @@ def planned_layers(
             )
         if choice.quantizer != KEPT:
             raise ValueError(
-                f"{name!r} is stored in 16 bits; the plan says {choice.quantizer!r}, only {KEPT!r} is possible"
+                f"{name!r} is stored in 16 bits, or as the head that it is tied to; the plan says "
+                f"{choice.quantizer!r}, only {KEPT!r} is possible"
             )
     kept = LayerChoice(quantizer=KEPT)
     chosen = {name: choices.get(name, kept) for name in slots}
@@ -91,7 +94,9 @@ def planned_layers(
     layers = []
     for name, slot in slots.items():
         quantizer = quantizers[chosen[name].quantizer]
-        rotation = Rotation(in_features=slot.weight.shape[1], seed=rotation_seed, group=slot.fusion_group)
+        rotation = Rotation(
+            in_features=slot.weight.shape[1], seed=rotation_seed, group=slot.fusion_group, most_block=most_block
+        )
         layers.append(
             PlannedLayer(
                 slot=slot, choice=chosen[name], quantizer=quantizer, rotation=rotation if quantizer.rotated else None
@@ -102,10 +107,10 @@ def planned_layers(
 
 def check_correction(layers: list[PlannedLayer], correction: Correction) -> None:
     """ValueError unless the second moments are there for all that is to be rotated, under the same rotation."""
-    rotated = [layer.rotation for layer in layers if layer.rotation is not None]
+    rotated = [layer.rotation for layer in layers if layer.rotation is not None and layer.slot.multiplies]
     if correction.moments is not None and rotated:
         sizes = {rotation.group: rotation.in_features for rotation in rotated}
-        correction.moments.check(sizes, rotated[0].seed)
+        correction.moments.check(sizes, rotated[0].seed, rotated[0].most_block)
 
 
 def encode_layers(
@@ -132,7 +137,8 @@ def encode_layer(layer: PlannedLayer, cache: CodeCache | None, correction: Corre
     """The codes of one layer, from the cache where it holds them."""
     start = time.perf_counter()
     weight = layer.slot.weight.cpu()
-    moment = None if layer.rotation is None else correction.moment(layer.rotation.group)
+    reads = layer.rotation is not None and layer.slot.multiplies
+    moment = correction.moment(layer.slot.fusion_group) if reads else None
     key = code_key(weight, layer.quantizer, layer.rotation, correction.facts(moment))
     found = cache.get(key, *weight.shape) if cache is not None else None
     cached = found is not None

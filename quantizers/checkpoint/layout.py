@@ -3,7 +3,8 @@ r"""The checkpoint folder: names of files and tensors, what config.json says of 
     model.safetensors                  or model-00001-of-00003.safetensors, ... and model.safetensors.index.json
         <layer>.<key>                  what `Quantizer.encode` gives: codes, row_scale; `weight` where it is fp16
         codebook.<quantizer>           once per distinct table, float16
-        <other tensor>                 embeddings, norms, biases, lm_head: 16 bits, one-dimensional ones float32
+        <other tensor>                 norms, biases, embedding and head that are no layers: 16 bits, one-dimensional
+                                       ones float32
     config.json                        the model's config and `quantization_config`
     generation_config.json, tokenizer files
 
@@ -55,9 +56,11 @@ class LayerRecord:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuantizationConfig:
     """`quantization_config` of config.json. `codebooks`: quantizer -> tensor name; `quantizers`: name -> settings;
-    `checksums`: tensor name -> `tensor_hash`; `storage_bytes` over all layers, `shared_bytes` of the codebooks."""
+    `checksums`: tensor name -> `tensor_hash`; `storage_bytes` over all layers, `shared_bytes` of the codebooks;
+    `rotation_seed`, `most_block`: of every `Rotation`; a record without the latter has no limit, 0."""
 
     rotation_seed: int
+    most_block: int
     state_bits: int
     source_dtype: str
     storage_bytes: int
@@ -72,7 +75,7 @@ class QuantizationConfig:
         return {
             "quant_method": QUANT_METHOD,
             "format_version": FORMAT_VERSION,
-            "rotation": {"seed": self.rotation_seed},
+            "rotation": {"seed": self.rotation_seed, "most_block": self.most_block},
             "layers": {
                 name: {
                     "quantizer": layer.quantizer,
@@ -115,6 +118,7 @@ def read_config(folder: Path) -> tuple[dict[str, Any], QuantizationConfig]:
         }
         quantization = QuantizationConfig(
             rotation_seed=stored["rotation"]["seed"],
+            most_block=stored["rotation"].get("most_block", 0),
             layers=layers,
             **{name: stored[name] for name in ("state_bits", "source_dtype", "storage_bytes", "shared_bytes")},
             **{name: stored[name] for name in ("quantizers", "codebooks", "checksums")},

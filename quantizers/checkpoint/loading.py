@@ -17,7 +17,7 @@ from quantizers.checkpoint.layout import BIAS, GENERATION, LayerRecord, Quantiza
 from quantizers.checkpoint.other_tensors import other_tensors
 from quantizers.checkpoint.shards import checked_tensors
 from quantizers.checkpoint.surgery import install, packable
-from quantizers.models import LinearSlot, LoadedModel, linear_slots
+from quantizers.models import LinearSlot, LoadedModel, chosen_slots
 from quantizers.models.empty import empty_model
 from quantizers.modules.fusing import fuse, units_of
 from quantizers.rotation import Rotation
@@ -48,17 +48,18 @@ def load_checkpoint(
             others[name] = tensor
     quantizers = stored_quantizers(folder, quantization, others)
     model = empty_model(text_config(content), dtype)
-    slots = linear_slots(model)
+    slots = chosen_slots(model, codes)
     if set(slots) != set(codes):
         odd = sorted(set(slots) ^ set(codes))[0]
         raise ValueError(f"{folder}: config.json and the model disagree on the layer {odd!r}")
-    kept_packed = {name for name, slot in slots.items() if packed and packable(slot)}
+    packs = {name for name, slot in slots.items() if packable(slot, quantization.layers[name].quantizer)}
+    kept_packed = packs if packed else set()
     for name in kept_packed:
         encoded = restored(folder, quantization.layers[name], name, codes.pop(name), slots[name])
         quantizer = quantizers[quantization.layers[name].quantizer]
         install(model, slots[name], encoded, quantizer, rotation_of(quantization, name, quantizer), packed=True)
     allocate(model, dtype, device)
-    slots = linear_slots(model)
+    slots = chosen_slots(model, codes)
     for name, slot in slots.items():
         encoded = restored(folder, quantization.layers[name], name, codes.pop(name), slot)
         quantizer = quantizers[quantization.layers[name].quantizer]
@@ -117,18 +118,25 @@ def rotation_of(quantization: QuantizationConfig, name: str, quantizer: Quantize
     if not quantizer.rotated:
         return None
     record = quantization.layers[name]
-    return Rotation(in_features=record.in_features, seed=quantization.rotation_seed, group=record.fusion_group)
+    return Rotation(
+        in_features=record.in_features,
+        seed=quantization.rotation_seed,
+        group=record.fusion_group,
+        most_block=quantization.most_block,
+    )
 
 
 def allocate(model: Any, dtype: torch.dtype, device: torch.device) -> None:
     """Give every parameter that is still without memory its own, tie what the config ties, move the buffers."""
     tied = set(model.all_tied_weights_keys) if model.config.tie_word_embeddings else set()
-    for name, parameter in list(model.named_parameters(remove_duplicate=False)):
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    for name, parameter in parameters.items():
         if parameter.is_meta and name not in tied:
             holder, _, leaf = name.rpartition(".")
             values = nn.Parameter(torch.empty(parameter.shape, dtype=dtype, device=device), requires_grad=False)
             model.get_submodule(holder).register_parameter(leaf, values)
-    model.tie_weights()
+    if tied & set(parameters):  # a packed head shares its codes already
+        model.tie_weights()
     model.to(device)
 
 

@@ -1,4 +1,4 @@
-r"""What a model holds besides its quantized layers: embeddings, norms, biases, lm_head, routers.
+r"""What a model holds besides its layers: norms, biases, routers, and embedding and head where they are no layers.
 
 Stored in 16 bits: bfloat16 where the source was, else float16. One-dimensional tensors (norms, biases: a few kilobytes)
 stay float32, others that are not floating as they are."""

@@ -29,7 +29,7 @@ from quantizers.checkpoint.layout import (
 from quantizers.checkpoint.other_tensors import other_tensors, rounded
 from quantizers.checkpoint.shards import SHARD_BYTES, ShardWriter, shard_files, tensor_spans, write_file
 from quantizers.feedback import PLAIN, Correction
-from quantizers.models import LoadedModel, linear_slots
+from quantizers.models import LoadedModel, chosen_slots
 
 
 def write_checkpoint(
@@ -38,21 +38,25 @@ def write_checkpoint(
     choices: Mapping[str, LayerChoice],
     *,
     rotation_seed: int,
+    most_block: int = 0,
     state_bits: int,
     cache: Path | None,
     progress: Progress | None = None,
     correction: Correction = PLAIN,
     shard_bytes: int = SHARD_BYTES,
 ) -> pd.DataFrame:
-    """Write the folder `out` whole or not at all; layers that `choices` does not name are kept as fp16.
+    """Write the folder `out` whole or not at all; layers that `choices` does not name are kept as fp16. most_block: the
+    limit of the order of Hadamard blocks, 0 for none (`Rotation`).
 
     Returns layer, quantizer, storage_bytes, distortion (on the rotated weight; of the outputs with error feedback),
     seconds, cached, one row a layer.
     ValueError for an unknown layer or quantizer or a weight that is not finite (named); OSError where the disk is full;
     FileExistsError where `out` holds something else."""
     out = Path(out)
-    slots = linear_slots(loaded.model)
-    layers = planned_layers(loaded.model, slots, choices, rotation_seed=rotation_seed, state_bits=state_bits)
+    slots = chosen_slots(loaded.model, choices)
+    layers = planned_layers(
+        loaded.model, slots, choices, rotation_seed=rotation_seed, most_block=most_block, state_bits=state_bits
+    )
     others = other_tensors(loaded.model, slots.values())
     quantizers = {layer.quantizer.name: layer.quantizer for layer in layers}
     needed = sum(layer.storage_bytes for layer in layers)
@@ -71,6 +75,7 @@ def write_checkpoint(
         check_bytes(folder, layers)
         quantization = QuantizationConfig(
             rotation_seed=rotation_seed,
+            most_block=most_block,
             state_bits=state_bits,
             source_dtype=loaded.source_dtype,
             storage_bytes=sum(layer.storage_bytes for layer in layers),

@@ -32,13 +32,15 @@ def calibrate(
     *,
     token_weights: TokenWeights,
     rotation_seed: int,
+    most_block: int = 0,
     memory_bytes: int = 4 << 30,
     progress: Progress | None = None,
 ) -> dict[str, int]:
     """Write `folder`/hessians.safetensors; returns the tokens that each fusion group has seen.
 
-    windows: (count, T) token ids. A group without any (an expert that no token chose) gets H = I, with a warning. Fewer
-    tokens than inputs make H singular, which damping mends. ValueError where a group alone exceeds the memory."""
+    windows: (count, T) token ids; most_block: of `Rotation`. A group without any token (an expert that none chose) gets
+    H = I, with a warning. Fewer tokens than inputs make H singular, which damping mends. ValueError where a group alone
+    exceeds the memory."""
     sizes = group_sizes(slots)
     batches = list(passes(sizes, memory_bytes))
     device = next(model.parameters()).device
@@ -67,7 +69,7 @@ def calibrate(
                 if progress is not None:
                     progress(done, len(batches) * len(windows), f"{len(batch)} fusion groups")
             for group in batch:
-                rotation = Rotation(in_features=sizes[group], seed=rotation_seed, group=group)
+                rotation = Rotation(in_features=sizes[group], seed=rotation_seed, group=group, most_block=most_block)
                 writer.add(group, mean_moment(group, sums.pop(group), mass[group], rotation))
     return tokens
 

@@ -1,7 +1,8 @@
 r"""What the layers of a model read: a hook for every fusion group that hands over its inputs, chunk by chunk.
 
-A linear's input is its module's. An expert's inputs are computed from those of the fused experts' module: gate and up
-read the tokens x that are routed to the expert, down reads act(gate x) * (up x)."""
+A linear's input is its module's; an embedding that is no head reads none, and is in no group here. An expert's inputs
+are computed from those of the fused experts' module: gate and up read the tokens x that are routed to the expert, down
+reads act(gate x) * (up x)."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ Take = Callable[[str, torch.Tensor, torch.Tensor], None]
 
 def group_sizes(slots: Mapping[str, LinearSlot]) -> dict[str, int]:
     """Fusion group -> number of inputs, in model order."""
-    return {slot.fusion_group: slot.weight.shape[1] for slot in slots.values()}
+    return {slot.fusion_group: slot.weight.shape[1] for slot in slots.values() if slot.multiplies}
 
 
 @contextmanager

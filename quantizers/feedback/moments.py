@@ -1,7 +1,7 @@
 r"""The artifact of `experiments.calibrate`: one second moment H = E[x x'] a fusion group, in the rotated basis.
 
     hessians.safetensors     <fusion group>: (in, in) float32, symmetric; R E[x x'] R' with the rotation of the group
-    hessians.json            rotation_seed, tokens (fusion group -> number seen), and what was read
+    hessians.json            rotation_seed, most_block, tokens (fusion group -> number seen), and what was read
 
 H is half the Hessian of |W x|^2 in a row of W, hence the name. Tensors are written one by one as they are computed, and
 read one by one as they are needed: of all of them, in^2 numbers a group, only one is in memory."""
@@ -18,6 +18,8 @@ from typing import IO, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+
+from quantizers.rotation.transform import block_factors
 
 TENSORS = "hessians.safetensors"
 SETTINGS = "hessians.json"
@@ -80,15 +82,23 @@ class SecondMoments:
             )
         try:
             content = json.loads(path.read_text())
-            return {**content, "rotation_seed": int(content["rotation_seed"])}
+            rotation = {"rotation_seed": int(content["rotation_seed"]), "most_block": int(content.get("most_block", 0))}
+            return {**content, **rotation}
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is damaged: {error}") from None
 
-    def check(self, sizes: Mapping[str, int], rotation_seed: int) -> None:
-        """ValueError where the rotation is another, a fusion group is missing or its inputs are of another number."""
-        seed = self.settings["rotation_seed"]
+    def check(self, sizes: Mapping[str, int], rotation_seed: int, most_block: int = 0) -> None:
+        """ValueError where the rotation is another, a fusion group is missing or its inputs are of another number.
+
+        Another limit of Hadamard blocks is no other rotation where it changes no block."""
+        seed, limit = self.settings["rotation_seed"], self.settings["most_block"]
         if seed != rotation_seed:
             raise ValueError(f"the second moments in {self.folder} are of rotation.seed={seed}, not {rotation_seed}")
+        for n in sorted(set(sizes.values())):
+            if block_factors(n, limit) != block_factors(n, most_block):
+                raise ValueError(
+                    f"the second moments in {self.folder} are of rotation.most_block={limit}, not {most_block}"
+                )
         held = dict(self._shapes())
         for group, n in sizes.items():
             if held.get(group) != (n, n):

@@ -5,8 +5,8 @@ attend to matters more. Its score in a block is the attention that it receives, 
 
     s_j = sum_h sum_i A_hij,      r = floor + (1 - floor) (s - min s) / (max s - min s),      w = r^2,
 
-because RSQ scales the inputs themselves, H = X diag(r^2) X'. Later tokens have fewer queries to receive from. Costs a
-second forward of each window, with attention computed in full."""
+because RSQ scales the inputs themselves, H = X diag(r^2) X'. Later tokens have fewer queries to receive from. A head
+reads what nobody attends to: w = 1. Costs a second forward of each window, with attention computed in full."""
 
 from __future__ import annotations
 
@@ -75,8 +75,8 @@ class AttentionConcentration(TokenWeights):
     ) -> dict[str, torch.Tensor]:
         """ValueError where a block has no attention module that can give its weights."""
         received = attention_received(model, window)
-        weights = {}
-        for group in {slot.fusion_group for slot in slots.values()}:
+        weights = {slot.fusion_group: torch.ones(len(window)) for slot in slots.values() if not slot.in_block}
+        for group in {slot.fusion_group for slot in slots.values() if slot.in_block}:
             prefix = next((path for path in received if group.startswith(f"{path}.")), None)
             if prefix is None:
                 raise ValueError(f"{group} is in no block with {ATTENTION}, which token weights by attention need")

@@ -15,10 +15,10 @@ import torch
 from rich.progress import Progress
 
 from quantizers.kernels import hadamard
-from quantizers.kernels.block_rotation import BLOCK_BITS
+from quantizers.kernels.block_rotation import BLOCK_BITS, takes
 from quantizers.kernels.build import KernelUnavailableError, architecture, build, compiler
 from quantizers.kernels.gemv_table import all_defines
-from quantizers.rotation import Rotation
+from quantizers.rotation import MOST_BLOCK, Rotation
 from quantizers.trellis.computed import CONSTANTS
 
 log = logging.getLogger(__name__)
@@ -34,15 +34,25 @@ def instances() -> Iterator[tuple[str, Mapping[str, int]]]:
     yield "pair_bytes", {}
     for bits in BLOCK_BITS:
         yield "block_rotation", {"POWER_BITS": bits}
-    for width in WIDTHS:  # of checkpoints whose blocks have no limit
-        if given := hadamard.defines(Rotation(in_features=width, seed=0, group="")):
-            yield "hadamard", given
+    for power_bits, order in sorted(hadamard_defines()):
+        yield "hadamard", {"POWER_BITS": power_bits, "ORDER": order}
     for quarters in CONSTANTS:
         yield "gemv_trellis", {"QUARTERS": quarters}
         yield "dequantize_trellis", {"QUARTERS": quarters}
     for defines in all_defines():
         yield "gemv_table", defines
         yield "dequantize_table", defines
+
+
+def hadamard_defines() -> set[tuple[int, int]]:
+    """(POWER_BITS, ORDER) of the blocks that `block_rotation` does not take, unlimited and limited as is usual."""
+    found = set()
+    for width in WIDTHS:
+        for most_block in (0, MOST_BLOCK):
+            rotation = Rotation(in_features=width, seed=0, group="", most_block=most_block)
+            if not takes(rotation) and (given := hadamard.defines(rotation)):
+                found.add((given["POWER_BITS"], given["ORDER"]))
+    return found
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

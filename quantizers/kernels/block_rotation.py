@@ -1,6 +1,6 @@
 r"""R f of what a layer reads, f and the conversion to bytes in the same launch (`cuda/block_rotation.cu`).
 
-    Plain: f = x        Normed: f = w (x + delta) / sqrt(mean((x + delta)^2) + eps)        Gated: f = silu(gate) up
+    plain: f = x        normed: f = w (x + delta) / sqrt(mean((x + delta)^2) + eps)        gated: f = silu(gate) up
 
 Rotations whose Hadamard blocks are 512, 1024 or 2048 have this kernel; for others `hadamard` rotates alone."""
 
@@ -19,50 +19,33 @@ from quantizers.rotation import Rotation
 from quantizers.rotation.signs import random_signs
 
 BLOCK_BITS = (9, 10, 11)
-PLAIN, NORM, ADDED_NORM, GATED = range(4)  # of the kernel
+PLAIN, NORM, ADDED_NORM, GATED = range(4)  # what the kernel calls sources
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Plain:
+@dataclass(frozen=True, slots=True, eq=False)
+class Source:
+    """f: what the kernel calls it, and what it is made from; `plain`, `normed` and `gated` make one."""
+
+    kind: int
+    first: torch.Tensor
+    second: torch.Tensor | None = None
+    weight: torch.Tensor | None = None
+    eps: float = 0.0
+
+
+def plain(x: torch.Tensor) -> Source:
     """x (batch, n) as it is."""
-
-    x: torch.Tensor
-
-    @property
-    def first(self) -> torch.Tensor:
-        """x."""
-        return self.x
+    return Source(PLAIN, x)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Normed:
+def normed(x: torch.Tensor, delta: torch.Tensor | None, weight: torch.Tensor, eps: float) -> Source:
     """RMSNorm of x + delta (batch, n each; delta None: of x), weight (n,)."""
-
-    x: torch.Tensor
-    delta: torch.Tensor | None
-    weight: torch.Tensor
-    eps: float
-
-    @property
-    def first(self) -> torch.Tensor:
-        """x."""
-        return self.x
+    return Source(NORM if delta is None else ADDED_NORM, x, delta, weight, eps)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Gated:
+def gated(gate: torch.Tensor, up: torch.Tensor) -> Source:
     """silu(gate) up, (batch, n) each, rows any distance apart."""
-
-    gate: torch.Tensor
-    up: torch.Tensor
-
-    @property
-    def first(self) -> torch.Tensor:
-        """The gate."""
-        return self.gate
-
-
-Source = Plain | Normed | Gated
+    return Source(GATED, gate, up)
 
 
 class _Params(ctypes.Structure):
@@ -111,7 +94,7 @@ def rotate(source: Source, rotation: Rotation, *, halves: bool, pairs: bool) -> 
 
     ValueError where the kernel does not take the rotation, or the tensors: float16 or bfloat16 of one dtype, numbers of
     a row side by side, rows from multiples of 16 bytes."""
-    first, second, weight, kind, eps = _parts(source)
+    first, second, weight = source.first, source.second, source.weight
     batch, columns = first.shape
     given = [t for t in (first, second, weight) if t is not None]
     if not takes(rotation) or rotation.in_features != columns:
@@ -123,7 +106,7 @@ def rotate(source: Source, rotation: Rotation, *, halves: bool, pairs: bool) -> 
     bits = rotation.block.bit_length() - 1
     y = first.new_empty(batch, columns) if halves else None
     bytes_of = PairBytes.like(first, columns, bits) if pairs else None
-    total = first.new_empty(batch, columns) if kind == ADDED_NORM else None
+    total = first.new_empty(batch, columns) if source.kind == ADDED_NORM else None
     params = _Params(
         x=first.data_ptr(),
         other=_address(second),
@@ -135,25 +118,18 @@ def rotate(source: Source, rotation: Rotation, *, halves: bool, pairs: bool) -> 
         scales=_address(bytes_of.scales if bytes_of else None),
         x_stride=first.stride(0),
         other_stride=0 if second is None else second.stride(0),
-        eps=eps,
+        eps=source.eps,
         batch=batch,
         columns=columns,
     )
     library = load("block_rotation", first.device, {"POWER_BITS": bits})
     parts = bytes_of.parts if bytes_of else 0
     stream = ctypes.c_void_p(torch.cuda.current_stream(first.device).cuda_stream)
-    status = library.block_rotation(ctypes.byref(params), kind, parts, int(first.dtype == torch.bfloat16), stream)
+    status = library.block_rotation(
+        ctypes.byref(params), source.kind, parts, int(first.dtype == torch.bfloat16), stream
+    )
     check(status, "block_rotation")
     return Rotated(y=y, bytes=bytes_of, sum=total)
-
-
-def _parts(source: Source) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None, int, float]:
-    """(first, second, weight, what the kernel calls the source, eps)."""
-    if isinstance(source, Plain):
-        return source.x, None, None, PLAIN, 0.0
-    if isinstance(source, Normed):
-        return source.x, source.delta, source.weight, NORM if source.delta is None else ADDED_NORM, source.eps
-    return source.gate, source.up, None, GATED, 0.0
 
 
 def _address(tensor: torch.Tensor | None) -> int | None:

@@ -27,12 +27,13 @@ from quantizers.kernels import chain
 from quantizers.kernels.bench import build_all
 from quantizers.kernels.lean_step import ATTENTION, USUAL_ATTENTION, LeanStep, check_family
 from quantizers.kernels.model_step import ModelStep
-from quantizers.kernels.predicted_step import LatencyTable, error_percent, products_us, read_table
+from quantizers.kernels.predicted_step import LatencyTable, error_percent, head_us, products_us, read_table
 from quantizers.kernels.random_model import (
     INT8,
     block_layers,
     check_head,
     planned_bytes,
+    planned_ends,
     random_model,
     weight_bytes,
 )
@@ -59,7 +60,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--fused", dest="fused", action="store_true", default=True, help="plans that are names (default)"
     )
     parser.add_argument("--unfused", dest="fused", action="store_false")
-    parser.add_argument("--head", default=FP16, help="fp16, int8, or a quantizer that has a kernel (trellis-6, nuq-8)")
+    parser.add_argument("--head", default=FP16, help="of plans that do not name lm_head: fp16, int8, or a quantizer")
     parser.add_argument("--batches", type=int, nargs="+", default=[1])
     parser.add_argument("--context", type=int, default=512, help="tokens in the cache")
     parser.add_argument("--step", choices=["lean", "transformers"], default="lean")
@@ -100,6 +101,8 @@ def measure_all(options: argparse.Namespace) -> None:
     for plan, batch in product(plans, options.batches) if table else ():
         assert table
         products_us(plan, layers, table, batch)  # what the table lacks is said before anything is measured
+        if options.constant == "table":
+            head_us(config, plan, table, batch, options.head)
     device = torch.device("cuda", torch.cuda.current_device()) if options.device == "cuda" else torch.device("cpu")
     record: dict[str, Any] = {"config": options.config, "model_type": config.model_type}
     record |= {name: getattr(options, name) for name in ("context", "step", "attention", "glue", "head", "constant")}
@@ -125,8 +128,6 @@ def check(options: argparse.Namespace, config: PreTrainedConfig) -> None:
         check_family(config, options.context)
     elif options.context < max(options.steps, 8):
         raise ValueError(f"a context of {options.context} holds no {options.steps} steps (--step lean: any number)")
-    if options.latency and options.constant == "table" and options.head != FP16:
-        raise ValueError(f"the row `constant` is of a head of fp16, not {options.head}; --constant measured")
     if options.latency and options.constant == "table" and options.attention != USUAL_ATTENTION:
         raise ValueError(
             f"the row `constant` is of {USUAL_ATTENTION} attention, not {options.attention}; --constant measured"
@@ -154,7 +155,8 @@ def measured(
 ) -> dict[str, Any]:  # fmt: skip
     """One row."""
     cleared(device)
-    check_room(config, layers, plan, device)
+    ends = planned_ends(config, plan, options.head)
+    check_room(plan, planned_bytes(plan, layers) + sum(ends), device)
     generator = torch.Generator(device).manual_seed(0)
     model = random_model(config, plan, head=options.head, dtype=torch.float16, generator=generator)
     held = weight_bytes(model)
@@ -163,13 +165,15 @@ def measured(
     step = built(model, batch, options)
     replay = replayed(step, device)
     found: Times = times(step, replay, device, replays=options.replays, steps=options.steps)
-    row: dict[str, Any] = {"plan": plan.name, "batch": batch, **asdict(found)}
+    row: dict[str, Any] = {"plan": plan.name, "batch": batch, "head": plan.head(options.head), **asdict(found)}
     row["tokens_per_s"] = batch * 1e6 / found.median_us
     row["bytes"] = {
         **asdict(held),
         "total": held.total,
         "read": held.read,
         "planned_layers": planned_bytes(plan, layers),
+        "planned_head": ends[0],
+        "planned_embedding": ends[1],
     }
     row["cache_bytes"] = step.cache_bytes
     row["planned_peak_bytes"] = held.total + step.cache_bytes + WORKSPACE_BYTES
@@ -202,18 +206,24 @@ def prediction(
     config: PreTrainedConfig, layers: pd.DataFrame, plan: StepPlan, table: LatencyTable, batch: int,
     options: argparse.Namespace, device: torch.device, median_us: float,
 ) -> dict[str, float]:  # fmt: skip
-    """Predicted us and its error. A constant that is measured has the rotations that the plan has."""
+    """Predicted us and its error. A constant that is measured has the rotations and the head that the plan has."""
     if options.constant == "table":
-        constant = table.constant(batch)
+        constant, head = table.constant(batch), head_us(config, plan, table, batch, options.head)
     else:
+        head = 0.0
         cleared(device)
         rest = lean_rest(
-            config, batch, options.context, device, head=options.head, compiled=options.glue == "compiled",
+            config, batch, options.context, device, head=plan.head(options.head), compiled=options.glue == "compiled",
             attention=options.attention, rotated=plan.rotates,
         )  # fmt: skip
         constant = times(rest, replayed(rest, device), device, replays=options.replays, steps=options.steps).median_us
-    total = constant + products_us(plan, layers, table, batch)
-    return {"constant_us": constant, "predicted_us": total, "error_percent": error_percent(total, median_us)}
+    total = constant + head + products_us(plan, layers, table, batch)
+    return {
+        "constant_us": constant,
+        "head_us": head,
+        "predicted_us": total,
+        "error_percent": error_percent(total, median_us),
+    }
 
 
 def cleared(device: torch.device) -> None:
@@ -225,15 +235,11 @@ def cleared(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
-def check_room(config: PreTrainedConfig, layers: pd.DataFrame, plan: StepPlan, device: torch.device) -> None:
-    """ValueError where the weights of the blocks and two matrices of the vocabulary do not fit the device."""
+def check_room(plan: StepPlan, need: int, device: torch.device) -> None:
+    """ValueError where the weights of a plan, `need` bytes, do not fit the device."""
     if device.type == "cpu":
         return
-    text = config.get_text_config()
-    need, free = (
-        planned_bytes(plan, layers) + 4 * text.vocab_size * text.hidden_size,
-        torch.cuda.mem_get_info(device)[0],
-    )
+    free = torch.cuda.mem_get_info(device)[0]
     if need > free:
         raise ValueError(f"{plan.name} takes {need / 1e9:.1f} GB, and {free / 1e9:.1f} GB of the device are free")
 

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from quantizers.models.families import HEAD
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
 class FusedShape:
@@ -41,6 +43,16 @@ def fused_shapes(layers: pd.DataFrame, *, fusion: bool = True) -> Iterator[Fused
                 if shape not in seen:
                     seen.add(shape)
                     yield shape
+
+
+def head_shape(layers: pd.DataFrame) -> FusedShape:
+    """The product of the head. ValueError where it is no row of layers.csv: that is so of a tied one in an inventory
+    whose ends are no layers."""
+    rows = layers[layers.layer == HEAD]
+    if rows.empty:
+        raise ValueError(f"layers.csv has no row {HEAD}: experiments.inventory inventory.head=true writes one")
+    row = rows.iloc[0]
+    return FusedShape(members=HEAD, out_features=int(row.out_features), in_features=int(row.in_features))
 
 
 def read_layers(path: Path) -> pd.DataFrame:

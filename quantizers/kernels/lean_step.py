@@ -2,10 +2,10 @@ r"""One decoding step of a model of the Llama kind, lean: six launches a block b
 
     tokens -> embed -> { norm, q k v, rotary and cache, attention, o; norm, gate up, activation, down } -> norm, head
 
-It takes the modules of a loaded or random model (packed, fused, 16 bits). Norms and the activation are part of the
-rotation of what products read (`block_rotation`); without one torch.compile makes a kernel each of them (`lean_glue`).
-Its state is static: tokens, place, caches; a CUDA graph of one call is the step of every token. The greedy token of
-each sequence is left in `tokens`, the place stays where it is."""
+It takes the modules of a loaded or random model (packed, fused, 16 bits), embedding and head too. Norms and the
+activation are part of the rotation of what products read (`block_rotation`); without one torch.compile makes a kernel
+each of them (`lean_glue`). Its state is static: tokens, place, caches; a CUDA graph of one call is the step of every
+token. The greedy token of each sequence is left in `tokens`, the place stays where it is."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional
 
-from quantizers.kernels import lean_glue
-from quantizers.kernels.block_rotation import Gated, Normed, Plain, Source
+from quantizers.kernels import block_rotation, lean_glue
+from quantizers.kernels.block_rotation import Source
 from quantizers.kernels.int8_head import Int8Head, int8_product
-from quantizers.kernels.lean_products import Absent, Group, products_of
+from quantizers.kernels.lean_products import Absent, Group, Plainly, products_of
+from quantizers.models.families import HEAD
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")  # whose blocks are what this file computes
 HEAD_NORMS = ("qwen3",)
@@ -70,9 +70,8 @@ class LeanStep:
         if attention not in ATTENTION:
             raise ValueError(f"attention {attention!r} is none of {', '.join(ATTENTION)}")
         body: Any = model.get_submodule("model")
-        embedding = body.embed_tokens.weight.detach()
-        self._dtype, self._device = embedding.dtype, embedding.device
-        self._embedding, self._last_norm = embedding, body.norm.weight.detach()
+        self._embed, self._last_norm = body.embed_tokens, body.norm.weight.detach()
+        self._dtype, self._device = self._last_norm.dtype, self._last_norm.device
         self._eps = float(config.rms_norm_eps)
         self.capacity = capacity
         self.tokens = torch.zeros(batch, dtype=torch.int64, device=self._device)
@@ -83,7 +82,7 @@ class LeanStep:
         self._norm, self._add_norm = glue(lean_glue.norm, compiled), glue(lean_glue.add_norm, compiled)
         self._activate, self._greedy = glue(lean_glue.activate, compiled), glue(lean_glue.greedy, compiled)
         self._blocks = [self._block(layer, config, batch, absent) for layer in body.layers]
-        self._head = head_of(model.get_output_embeddings(), compiled)  # type: ignore[operator]
+        self._head = head_of(model, self._plain, compiled)
         self._attend = ATTENTION[attention](compiled)
 
     def _block(self, layer: Any, config: Any, batch: int, absent: bool) -> Block:
@@ -123,12 +122,11 @@ class LeanStep:
     @torch.no_grad()
     def __call__(self) -> torch.Tensor:
         """Logits (batch, vocabulary) of `tokens` at `place`; their greedy successors are then in `tokens`."""
-        h: torch.Tensor = functional.embedding(self.tokens, self._embedding)
+        h: torch.Tensor = self._embed(self.tokens)
         delta: torch.Tensor | None = None
         for block in self._blocks:
             h, delta = self._through(block, h, delta)
-        n, _ = self._plain(self._normed(h, delta, self._last_norm))
-        logits = self._head(n)
+        logits = self._head(self._normed(h, delta, self._last_norm))
         self._greedy(logits, self.tokens)
         return logits
 
@@ -139,22 +137,23 @@ class LeanStep:
             y["q_proj"], y["k_proj"], y["v_proj"], self._cos, self._sin, self.place,
             block.keys, block.values, block.q_norm, block.k_norm, self._eps,
         )  # fmt: skip
-        o = block.o(Plain(x=mixed))[0]["o_proj"]
+        o = block.o(block_rotation.plain(mixed))[0]["o_proj"]
         y, h = block.gate_up(self._normed(h, o, block.mlp_norm))
-        return h, block.down(Gated(gate=y["gate_proj"], up=y["up_proj"]))[0]["down_proj"]
+        return h, block.down(block_rotation.gated(y["gate_proj"], y["up_proj"]))[0]["down_proj"]
 
-    def _normed(self, h: torch.Tensor, delta: torch.Tensor | None, weight: torch.Tensor) -> Normed:
-        return Normed(x=h, delta=delta, weight=weight, eps=self._eps)
+    def _normed(self, h: torch.Tensor, delta: torch.Tensor | None, weight: torch.Tensor) -> Source:
+        return block_rotation.normed(h, delta, weight, self._eps)
 
     def _plain(self, source: Source) -> tuple[torch.Tensor, torch.Tensor]:
         """f of a source without its rotation, and x + delta of one that adds, its first tensor otherwise."""
-        if isinstance(source, Plain):
-            return source.x, source.x
-        if isinstance(source, Gated):
-            return self._activate(source.gate, source.up), source.gate
-        if source.delta is None:
-            return self._norm(source.x, source.weight, source.eps), source.x
-        h, n = self._add_norm(source.x, source.delta, source.weight, source.eps)
+        first, second = source.first, source.second
+        if source.kind == block_rotation.PLAIN:
+            return first, first
+        if source.kind == block_rotation.GATED:
+            return self._activate(first, second), first
+        if source.kind == block_rotation.NORM:
+            return self._norm(first, source.weight, source.eps), first
+        h, n = self._add_norm(first, second, source.weight, source.eps)
         return n, h
 
 
@@ -200,9 +199,11 @@ ATTENTION: Mapping[str, Callable[[bool], Callable[..., torch.Tensor]]] = {
 }
 
 
-def head_of(head: nn.Module, compiled: bool) -> Callable[[torch.Tensor], torch.Tensor]:
-    """(batch, n) -> logits. A head of 8 bits is one kernel by torch.compile; others are products."""
+def head_of(model: nn.Module, plain: Plainly, compiled: bool) -> Callable[[Source], torch.Tensor]:
+    """Source -> logits. A head of 8 bits is one kernel by torch.compile; others are products."""
+    head = model.get_output_embeddings()  # type: ignore[operator]
     if isinstance(head, Int8Head):
         product, codes, scale = glue(int8_product, compiled), head.get_buffer("codes"), head.get_buffer("row_scale")
-        return lambda x: product(x, codes, scale)
-    return head
+        return lambda source: product(plain(source)[0], codes, scale)
+    group = Group(products_of(model, [HEAD]), plain)
+    return lambda source: group(source)[0][HEAD]

@@ -22,6 +22,7 @@ from quantizers.kernels import block_rotation, gemv, gemv_table, hadamard, produ
 from quantizers.kernels.build import KernelUnavailableError, compiler
 from quantizers.kernels.dequantize import dequantize
 from quantizers.rotation import Rotation
+from quantizers.rotation.transform import scaled_signs
 from quantizers.trellis.computed_trellis import ComputedTrellis
 
 log = logging.getLogger(__name__)
@@ -45,20 +46,34 @@ def rotate(x: torch.Tensor, rotation: Rotation) -> torch.Tensor:
     return result
 
 
+def unrotate(x: torch.Tensor, rotation: Rotation) -> torch.Tensor:
+    """x (batch, in) -> R' x in the dtype of x."""
+    result: torch.Tensor = torch.ops.bitpalette.rotate(x, rotation.seed, rotation.group, rotation.most_block, True)
+    return result
+
+
 @torch.library.custom_op("bitpalette::rotate", mutates_args=())
 def _rotate(x: torch.Tensor, seed: int, group: str, most_block: int, back: bool) -> torch.Tensor:
     """x (batch, in). seed, group, most_block: as of `Rotation`; back: R' x."""
     rotation = Rotation(in_features=x.shape[1], seed=seed, group=group, most_block=most_block)
-    if back:
+    if not back:
+        return _turned(x, rotation)
+    if not (x.is_cuda and rotation.symmetric):
         return rotation.unrotate_weight(x).to(x.dtype)
-    source = block_rotation.Plain(x=x.contiguous())
+    flips = scaled_signs(rotation.in_features, 1, seed, group, x.dtype, x.device)
+    return _turned(x * flips, rotation) * flips
+
+
+def _turned(x: torch.Tensor, rotation: Rotation) -> torch.Tensor:
+    """R x, by a kernel where there is one."""
+    source = block_rotation.plain(x.contiguous())
     if has_fused_rotation(source, rotation):
         y = block_rotation.rotate(source, rotation, halves=True, pairs=False).y
         assert y is not None
         return y
     if x.is_cuda and x.dtype in KERNEL_DTYPES and hadamard.defines(rotation) and _has_compiler():
-        y = torch.empty_like(source.x)
-        hadamard.rotate(source.x, y, rotation)
+        y = torch.empty_like(source.first)
+        hadamard.rotate(source.first, y, rotation)
         return y
     return rotation.rotate_input(x).to(x.dtype)
 

@@ -1,5 +1,6 @@
 r"""The additive model of a step's time: us(plan) = constant + sum over products of table(members, quantizer, batch).
 
+The head is in the constant, in 16 bits, unless the table has rows `lm_head`: then it is one of the products.
 `python -m quantizers.kernels.predicted_step --latency latency.csv --config FOLDER --plans a --measured step.json` sets
 it beside what `decode_step` measured. `latency.csv` is that of `quantizers.kernels.profile`; where several kernels make
 one product, the fastest counts. Members are a set: their order makes no difference."""
@@ -14,10 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+from transformers import PreTrainedConfig
 
 from quantizers.kernels.random_model import block_layers
-from quantizers.kernels.random_plan import StepPlan, read_plan
+from quantizers.kernels.random_plan import FP16, StepPlan, read_plan
 from quantizers.models.empty import read_architecture
+from quantizers.models.families import HEAD
 
 log = logging.getLogger(__name__)
 COLUMNS = {"members", "quantizer", "batch", "latency_us"}
@@ -49,6 +52,18 @@ class LatencyTable:
         if batch not in self.constants:
             raise ValueError(f"{self.path} has no row {CONSTANT!r} for batch {batch}; profile --config measures it")
         return self.constants[batch]
+
+    def head(self, quantizer: str, batch: int, shape: tuple[int, int]) -> float:
+        """us that the head takes besides the constant. ValueError where the constant is with another head, or as
+        `product`."""
+        if any(members == {HEAD} and size == batch for members, _, size, _, _ in self.products):
+            return self.product([HEAD], quantizer, batch, shape)
+        if quantizer != FP16:
+            raise ValueError(
+                f"the row {CONSTANT!r} of {self.path} is with a head of {FP16}, not {quantizer}: profile --head takes "
+                "it out, --constant measured measures the rest with this head"
+            )
+        return 0.0
 
 
 def read_table(path: Path) -> LatencyTable:
@@ -82,20 +97,27 @@ def products_us(plan: StepPlan, layers: pd.DataFrame, table: LatencyTable, batch
     return total
 
 
+def head_us(config: PreTrainedConfig, plan: StepPlan, table: LatencyTable, batch: int, default: str = FP16) -> float:
+    """us of the head besides the constant; default: of a plan that does not name it. ValueError as of the table."""
+    text = config.get_text_config()
+    return table.head(plan.head(default), batch, (text.vocab_size, text.hidden_size))
+
+
 def error_percent(predicted_us: float, measured_us: float) -> float:
     """Of the prediction, in percent of what was measured."""
     return 100 * (predicted_us / measured_us - 1)
 
 
 def compared(
-    plans: Sequence[StepPlan], layers: pd.DataFrame, table: LatencyTable, batches: Sequence[int],
+    plans: Sequence[StepPlan], config: PreTrainedConfig, table: LatencyTable, batches: Sequence[int],
     measured: Mapping[tuple[str, int], float],
 ) -> pd.DataFrame:  # fmt: skip
     """A row a plan and batch. measured: (name of the plan, batch) -> us; what is not in it stays empty."""
-    found = []
+    found, layers = [], block_layers(config)
     for plan in plans:
         for batch in batches:
-            constant, products = table.constant(batch), products_us(plan, layers, table, batch)
+            constant = table.constant(batch)
+            products = products_us(plan, layers, table, batch) + head_us(config, plan, table, batch)
             us = measured.get((plan.name, batch), float("nan"))
             error = error_percent(constant + products, us)
             found.append((plan.name, batch, constant, products, constant + products, us, error))
@@ -116,11 +138,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     logging.basicConfig(level="INFO", format="%(message)s")
     try:
-        layers = block_layers(read_architecture(options.config))
+        config = read_architecture(options.config)
+        layers = block_layers(config)
         plans = [read_plan(text, layers, fused=not options.unfused) for text in options.plans]
         rows = json.loads(options.measured.read_text())["steps"] if options.measured else []
         measured = {(row["plan"], row["batch"]): row["median_us"] for row in rows}
-        table = compared(plans, layers, read_table(options.latency), options.batches, measured)
+        table = compared(plans, config, read_table(options.latency), options.batches, measured)
     except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from None
     log.info("%s", table.to_string(index=False, float_format="%.1f"))

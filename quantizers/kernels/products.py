@@ -82,7 +82,7 @@ class Packed:
             return None
 
         def turn(x: torch.Tensor) -> Input:
-            source, of_bytes = block_rotation.Plain(x=x), self._of_bytes
+            source, of_bytes = block_rotation.plain(x), self._of_bytes
             found = block_rotation.rotate(source, rotation, halves=not of_bytes, pairs=of_bytes)
             result = found.bytes if of_bytes else found.y
             assert result is not None

@@ -3,7 +3,8 @@
 Every set of layers that may be fused, every quantizer with a kernel, every batch, timed as it stands in a model
 (`chain`). The file is written after each row and rows that it has are kept: a killed run goes on. Beside it,
 FILE.environment.json: device, clocks, driver, versions and the plain read of the run. `--config` measures the row
-`constant` too (`rest_of_token`)."""
+`constant` too (`rest_of_token`). It is with a head of 16 bits, until `--head` adds rows `lm_head`: with the first of a
+batch, that of 16 bits, its time leaves the constant of the batch."""
 
 from __future__ import annotations
 
@@ -19,13 +20,16 @@ import torch
 
 from quantizers.kernels import chain
 from quantizers.kernels.bench import build_all, chosen
-from quantizers.kernels.fused_shapes import FusedShape, fused_shapes, read_layers
+from quantizers.kernels.fused_shapes import FusedShape, fused_shapes, head_shape, read_layers
 from quantizers.kernels.products import Dense, Packed, Way
 from quantizers.kernels.rest_of_token import rest_microseconds
+from quantizers.models.families import HEAD
 
 log = logging.getLogger(__name__)
 KEY = ["members", "quantizer", "kernel", "batch", "out_features", "in_features"]
-COLUMNS = [*KEY, "latency_us", "least_us", "most_us"]
+TIMES = ["latency_us", "least_us", "most_us"]
+COLUMNS = [*KEY, *TIMES]
+CONSTANT = "constant"
 
 
 def kept(path: Path) -> pd.DataFrame:
@@ -70,6 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--batches", type=int, nargs="*", default=[1])
     parser.add_argument("--no-fusion", action="store_true")
     parser.add_argument("--fp16", action="store_true", help="also 16-bit products by cuBLAS, the quantizer fp16")
+    parser.add_argument("--head", action="store_true", help="also rows lm_head, whose time then leaves `constant`")
     parser.add_argument("--config", help="folder with the model's config.json: also measures the row `constant`")
     parser.add_argument("--context", type=int, default=512, help="tokens in the cache for the row `constant`")
     parser.add_argument("--out", type=Path, required=True, help="latency.csv")
@@ -77,7 +82,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.basicConfig(level="INFO", format="%(message)s")
     try:
         quantizers = chosen(options.quantizers)
-        shapes = list(fused_shapes(read_layers(options.layers), fusion=not options.no_fusion))
+        layers = read_layers(options.layers)
+        shapes = list(fused_shapes(layers, fusion=not options.no_fusion))
+        heads = [head_shape(layers)] if options.head else []
         rows = kept(options.out)
     except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from None
@@ -88,14 +95,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ways: list[Way] = [Packed(quantizer) for quantizer in quantizers]
     if options.fp16:
         ways.append(Dense())
-    todo = list(missing(shapes, ways, options.batches, rows))
     pool = chain.random_pool(device)
     record = {**chain.environment(device), "read_gigabytes_per_s": chain.read_limit(pool)}
     for batch in options.batches if options.config else ():
-        if not ((rows.members == "constant") & (rows.batch == batch)).any():
-            times = rest_microseconds(options.config, batch, options.context, device)
-            rows = appended(rows, ("constant", "", "", batch, "", ""), times)
+        if not ((rows.members == CONSTANT) & (rows.batch == batch)).any():
+            head = head_us(rows, batch)
+            times = [us - head for us in rest_microseconds(options.config, batch, options.context, device)]
+            rows = appended(rows, (CONSTANT, "", "", batch, "", ""), times)
             written(rows, options.out)
+    for shape, way, batch in missing(heads, [Dense()], options.batches, rows):
+        times = chain.model_microseconds(way, pool, (shape.out_features, shape.in_features), batch)
+        rows = with_head(rows, key_of(shape, way, batch), batch, times)
+        written(rows, options.out)
+    todo = list(missing([*shapes, *heads], ways, options.batches, rows))
     found: dict[tuple[object, ...], list[float]] = {}  # one measurement for all members of a shape
     for number, (shape, way, batch) in enumerate(todo, start=1):
         size = shape.out_features, shape.in_features
@@ -106,6 +118,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         told = "%d of %d: %s %s, batch %d: %.2f us"
         log.info(told, number, len(todo), shape.members, way.quantizer, batch, statistics.median(times))
     options.out.with_name(options.out.name + ".environment.json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+def head_us(rows: pd.DataFrame, batch: int) -> float:
+    """us of the head of 16 bits that the constant of a batch is without, 0 where it is with it."""
+    found = rows[(rows.members == HEAD) & (rows.quantizer == Dense.quantizer) & (rows.batch == batch)]
+    return float(found.latency_us.iloc[0]) if len(found) else 0.0
+
+
+def with_head(rows: pd.DataFrame, key: tuple[object, ...], batch: int, times: Sequence[float]) -> pd.DataFrame:
+    """The table with the row of the head of 16 bits, and a constant of the batch, where there is one, without it."""
+    constant = (rows.members == CONSTANT) & (rows.batch == batch)
+    less = rows.copy()
+    less.loc[constant, TIMES] = rows.loc[constant, TIMES].astype(float) - statistics.median(times)
+    return appended(less, key, times)
 
 
 def appended(rows: pd.DataFrame, key: tuple[object, ...], times: Sequence[float]) -> pd.DataFrame:

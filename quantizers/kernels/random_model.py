@@ -2,10 +2,11 @@ r"""A model of random weights from its config alone: codes drawn on the device, 
 
 Any bits are codes of the quantizers that have a kernel. A row of W has n weights of size one times its scale, n^-1/2,
 so that products keep the size of their input and activations stay finite at any depth. Bytes are those of a real model:
-sum over units of storage_bytes(rows, in) for the layers, and 16 bits (or the quantizer of the head) elsewhere."""
+sum over units of storage_bytes(rows, in) for the layers, embedding and head as the plan says, and 16 bits elsewhere."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 import pandas as pd
@@ -15,12 +16,15 @@ from transformers import PreTrainedConfig
 
 from quantizers import make_quantizer
 from quantizers.base import Encoded, Quantizer
+from quantizers.checkpoint.surgery import replace
 from quantizers.kernels.int8_head import Int8Head
 from quantizers.kernels.products import has_kernel
 from quantizers.kernels.random_plan import FP16, StepPlan
 from quantizers.linear import QuantizedLinear
 from quantizers.models import LinearSlot, linear_slots
 from quantizers.models.empty import empty_model
+from quantizers.models.families import EMBEDDING, HEAD
+from quantizers.models.slots import end_slots
 from quantizers.modules.fusing import replace_members, share_rotations
 from quantizers.rotation import MOST_BLOCK, Rotation
 
@@ -47,10 +51,12 @@ def block_layers(config: PreTrainedConfig) -> pd.DataFrame:
 def random_model(
     config: PreTrainedConfig, plan: StepPlan, *, head: str, dtype: torch.dtype, generator: torch.Generator
 ) -> nn.Module:
-    """The model on the device of the generator, in eval mode. head: fp16, int8, or a quantizer that has a kernel.
+    """The model on the device of the generator, in eval mode. head: fp16, int8, or a quantizer that has a kernel, of a
+    plan that does not name it.
 
-    Members of a fused unit of 16 bits are views of one matrix. ValueError as `whole_linears` and `check_head`."""
-    check_head(head)
+    Members of a fused unit of 16 bits are views of one matrix. ValueError as `whole_linears`, `check_head` and
+    `put_ends`."""
+    check_head(plan.head(head))
     model: nn.Module = empty_model(config, dtype)
     slots = whole_linears(model)
     for unit in plan.units:
@@ -67,7 +73,7 @@ def random_model(
         else:
             parent, _, leaf = unit[0].rpartition(".")
             setattr(model.get_submodule(parent), leaf, product)
-    put_head(model, head, generator)
+    put_ends(model, {**plan.ends, HEAD: plan.head(head)}, generator)
     share_rotations(model)
     draw_others(model, dtype, generator)
     return model.to(generator.device).eval()
@@ -113,17 +119,20 @@ def put_dense(
         linear.weight = nn.Parameter(part, requires_grad=False)
 
 
-def put_head(model: nn.Module, head: str, generator: torch.Generator) -> None:
-    """Replace the head unless it is in 16 bits. A tied model then keeps its embedding beside the head."""
-    if head == FP16:
-        return
-    rows, columns = model.get_output_embeddings().weight.shape  # type: ignore[operator]
-    replacement: nn.Module
-    if head == INT8:
-        replacement = Int8Head.random(rows, columns, generator)
-    else:
-        replacement = random_linear(make_quantizer(head), rows, columns, "lm_head", generator, None)
-    model.set_output_embeddings(replacement)  # type: ignore[operator]
+def put_ends(model: nn.Module, chosen: Mapping[str, str], generator: torch.Generator) -> None:
+    """Replace head and embedding, by their names, where they are not in 16 bits. A tied embedding has the codes of the
+    head; int8, which no row is looked up in, leaves it beside the head. ValueError where it is named besides."""
+    if chosen.get(HEAD) == INT8:
+        rows, columns = model.get_output_embeddings().weight.shape  # type: ignore[operator]
+        model.set_output_embeddings(Int8Head.random(rows, columns, generator))  # type: ignore[operator]
+    slots = end_slots(model)
+    for name, quantizer in chosen.items():
+        if quantizer in (FP16, INT8):
+            continue
+        if name not in slots:
+            raise ValueError(f"{name} is tied to {HEAD}, which is what a plan names")
+        rows, columns = slots[name].parameter.shape
+        replace(model, slots[name], random_linear(make_quantizer(quantizer), rows, columns, name, generator, None))
 
 
 def draw_others(model: nn.Module, dtype: torch.dtype, generator: torch.Generator) -> None:
@@ -169,7 +178,7 @@ def weight_bytes(model: nn.Module) -> WeightBytes:
     """Exact, of what the model holds; rotary frequencies, which are computed, are no weights."""
     held, tables = {"layers": 0, "head": 0, "embedding": 0, "others": 0}, {}
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()  # type: ignore[operator]
-    parts = {id(head): "head", id(embedding): "embedding"}
+    parts = {**{id(module): "embedding" for module in embedding.modules()}, id(head): "head"}
     seen: set[int] = set()
     for module in sorted(model.modules(), key=lambda module: module is not head):  # a tied weight is the head's
         own: list[torch.Tensor] = [*module.parameters(recurse=False)]
@@ -192,3 +201,16 @@ def planned_bytes(plan: StepPlan, layers: pd.DataFrame) -> int:
         make_quantizer(plan.choices[name].quantizer).storage_bytes(int(rows), int(columns))
         for name, rows, columns in shapes
     )
+
+
+def planned_ends(config: PreTrainedConfig, plan: StepPlan, head: str) -> tuple[int, int]:
+    """Bytes of the head and of the embedding, 0 of one that is the head's. head: of a plan that does not name it."""
+    text, chosen = config.get_text_config(), plan.head(head)
+    rows, columns = text.vocab_size, text.hidden_size
+    if chosen == INT8:
+        of_head = rows * columns + 2 * rows
+    else:
+        of_head = make_quantizer(chosen).storage_bytes(rows, columns)
+    if text.tie_word_embeddings and chosen != INT8:
+        return of_head, 0
+    return of_head, make_quantizer(plan.ends.get(EMBEDDING, FP16)).storage_bytes(rows, columns)

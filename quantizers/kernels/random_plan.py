@@ -1,6 +1,7 @@
 r"""A plan for a model that exists as shapes alone: which quantizer each layer has, which layers are one product.
 
-A plan is written as
+Embedding and head are not among these layers: a plan may name a quantizer for them, and says nothing of them else. A
+plan is written as
 * a quantizer's name, `trellis-3.25`: every layer; `trellis-3.25:fused` and `:unfused` say whether whole fusion groups
   are one product, the name alone leaves it to the caller;
 * `mixed-7`: a partition of every fusion group into products and a quantizer of MIXED for each, drawn with the seed 7;
@@ -15,7 +16,7 @@ import json
 import random
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
@@ -24,9 +25,11 @@ from quantizers import make_quantizer
 from quantizers.base import Quantizer
 from quantizers.checkpoint.layout import LayerChoice
 from quantizers.kernels.products import has_kernel
+from quantizers.models.families import EMBEDDING, HEAD
 from quantizers.modules.fusing import fused_units
 
 FP16 = "fp16"
+ENDS = (HEAD, EMBEDDING)
 MIXED = ("trellis2-2", "trellis2-3", "trellis2-4", "trellis-5")
 DRAWN = re.compile(r"mixed-(\d+)")
 BLOCK_NUMBER = re.compile(r"\.(\d+)\.")
@@ -36,10 +39,15 @@ Unit = tuple[str, ...]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepPlan:
     """`choices`: every layer of the blocks, in model order. `units`: every product, of one layer or of several that are
-    fused."""
+    fused. `ends`: the quantizers of those of ENDS that the plan names; a tied weight is the head."""
 
     name: str
     choices: Mapping[str, LayerChoice]
+    ends: Mapping[str, str] = field(default_factory=dict)
+
+    def head(self, default: str) -> str:
+        """What the head is stored as: what the plan says, `default` where it says nothing."""
+        return self.ends.get(HEAD, default)
 
     @property
     def units(self) -> list[Unit]:
@@ -49,14 +57,14 @@ class StepPlan:
 
     @property
     def quantizers(self) -> list[Quantizer]:
-        """Each once, those of 16 bits left out."""
-        found = dict.fromkeys(choice.quantizer for choice in self.choices.values())
+        """Each once, those of 16 bits left out, of the blocks first."""
+        found = dict.fromkeys([*(choice.quantizer for choice in self.choices.values()), *self.ends.values()])
         return [make_quantizer(name) for name in found if name != FP16]
 
     @property
     def rotates(self) -> bool:
-        """Whether any layer is quantized, which rotates inputs."""
-        return bool(self.quantizers)
+        """Whether any layer of the blocks is quantized, which rotates inputs."""
+        return any(choice.quantizer != FP16 for choice in self.choices.values())
 
 
 def read_plan(text: str, layers: pd.DataFrame, *, fused: bool = True) -> StepPlan:
@@ -69,7 +77,7 @@ def read_plan(text: str, layers: pd.DataFrame, *, fused: bool = True) -> StepPla
         path = Path(text)
         if not path.is_file():
             raise FileNotFoundError(f"no plan is at {path}")
-        named = _from_json(path) if path.suffix == ".json" else _from_csv(path, list(groups))
+        named = _from_json(path) if path.suffix == ".json" else _from_csv(path, [*groups, *ENDS])
         plan = StepPlan(name=path.stem if path.suffix == ".csv" else path.resolve().parent.name, choices=named)
     elif seed := DRAWN.fullmatch(text):
         plan = StepPlan(name=text, choices=_drawn(int(seed[1]), groups))
@@ -157,8 +165,14 @@ def _of_layers(path: Path, rows: pd.DataFrame, names: list[str]) -> Iterator[tup
 
 
 def _of_members(path: Path, rows: pd.DataFrame, names: list[str]) -> Iterator[tuple[str, str, str]]:
+    leaf_of_end = {name.rpartition(".")[2]: name for name in ENDS}
+    outside = rows.members.str.strip().isin(leaf_of_end)
+    for row in rows[outside].itertuples():
+        leaf = str(row.members).strip()
+        yield leaf_of_end[leaf], str(row.quantizer), leaf
+    rows = rows[~outside]
     by_block: dict[str, dict[str, str]] = {}
-    for name in names:
+    for name in (name for name in names if name not in ENDS):
         found = BLOCK_NUMBER.search(name)
         assert found is not None, name
         by_block.setdefault(found[1], {})[name.rpartition(".")[2]] = name
@@ -178,10 +192,12 @@ def _of_members(path: Path, rows: pd.DataFrame, names: list[str]) -> Iterator[tu
 
 
 def _checked(plan: StepPlan, text: str, groups: Mapping[str, str]) -> StepPlan:
-    unknown, absent = set(plan.choices) - set(groups), [name for name in groups if name not in plan.choices]
+    ends = {name: choice.quantizer for name, choice in plan.choices.items() if name in ENDS}
+    unknown, absent = set(plan.choices) - set(groups) - set(ends), [name for name in groups if name not in plan.choices]
     if unknown or absent:
         problem = f"says nothing of {absent[0]}" if absent else f"names {min(unknown)}, which the model has not"
         raise ValueError(f"plan {text} {problem}")
+    plan = StepPlan(name=plan.name, choices={name: plan.choices[name] for name in groups}, ends=ends)
     for quantizer in plan.quantizers:
         if not has_kernel(quantizer):
             raise ValueError(
@@ -194,4 +210,4 @@ def _checked(plan: StepPlan, text: str, groups: Mapping[str, str]) -> StepPlan:
             raise ValueError(f"plan {text}: {' and '.join(unit)} are one product, but of {' and '.join(of)}")
         if len({groups[name] for name in unit}) > 1:
             raise ValueError(f"plan {text}: {' and '.join(unit)} read different inputs, and cannot be one product")
-    return StepPlan(name=plan.name, choices={name: plan.choices[name] for name in groups})
+    return plan

@@ -3,7 +3,7 @@
 from quantizers.models.families import FAMILIES, Family
 from quantizers.models.loading import LoadedModel, load_model
 from quantizers.models.location import resolve_model
-from quantizers.models.slots import LinearSlot, inventory, linear_slots
+from quantizers.models.slots import LinearSlot, chosen_slots, inventory, linear_slots
 from quantizers.models.text import TextSplit, load_text, token_windows
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "LinearSlot",
     "LoadedModel",
     "TextSplit",
+    "chosen_slots",
     "inventory",
     "linear_slots",
     "load_model",

@@ -24,6 +24,8 @@ SHARED_EXPERT = {
     "mlp.shared_expert.up_proj": "mlp.shared_expert.gate_up",
     "mlp.shared_expert.down_proj": "mlp.shared_expert.down",
 }
+# The ends of a model, as all families name them
+EMBEDDING, HEAD = "model.embed_tokens", "lm_head"
 BLOCK = re.compile(r"(?P<block>.*\blayers\.\d+)\.(?P<suffix>.+)")
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from quantizers.models.empty import empty_model
-from quantizers.models.families import Family, family_of
+from quantizers.models.families import EMBEDDING, HEAD, Family, family_of
 from quantizers.models.folder import SafetensorsFolder
 from quantizers.models.location import check_sha256, resolve_model
 from quantizers.models.slots import expert_index
@@ -153,6 +153,6 @@ def place(
 def keep_a_head_of_its_own(config: Any, source: WeightSource, family: Family) -> None:
     """A file may hold an lm_head beside a config that ties it. Tied only if the two are equal, as transformers does."""
     stored = {name: file_name for file_name, name in model_names(source, family).items()}
-    head, embedding = stored.get("lm_head.weight"), stored.get("model.embed_tokens.weight")
+    head, embedding = stored.get(f"{HEAD}.weight"), stored.get(f"{EMBEDDING}.weight")
     if config.tie_word_embeddings and head and embedding:
         config.tie_word_embeddings = torch.equal(read(source, head), read(source, embedding))

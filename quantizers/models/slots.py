@@ -1,10 +1,13 @@
 r"""The layers of a model as live matrices: W_l (out, in), its fusion group, and the table of all of them.
 
-Layers of one fusion group multiply the same vector, [W_q; W_k; W_v] x, so that any subset may become one product."""
+Layers of one fusion group multiply the same vector, [W_q; W_k; W_v] x, so that any subset may become one product.
+
+The ends of a model, embedding and head, are layers where that is asked for. A tied weight is one layer, named by the
+head: its product is what it costs, the look-up of a row is nothing beside it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import pandas as pd
@@ -18,12 +21,20 @@ COLUMNS = ("layer", "out_features", "in_features", "fusion_group", "sensitivity"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinearSlot:
-    """A layer of a model. `parameter[index]` is its matrix: the whole parameter of a linear, a slice of an expert's."""
+    """A layer of a model. `parameter[index]` is its matrix: the whole parameter of a linear, a slice of an expert's.
+
+    `multiplies` is False of an embedding that is no head: its rows are looked up, and it reads no vector."""
 
     name: str
     fusion_group: str
     parameter: nn.Parameter
     index: tuple[int | slice, ...] = ()
+    multiplies: bool = True
+
+    @property
+    def in_block(self) -> bool:
+        """False of the ends."""
+        return BLOCK.fullmatch(self.name) is not None
 
     @property
     def weight(self) -> torch.Tensor:
@@ -31,10 +42,45 @@ class LinearSlot:
         return self.parameter.detach()[self.index]
 
 
-def linear_slots(model: nn.Module) -> dict[str, LinearSlot]:
-    """The layers that may be quantized, in model order, without embeddings, lm_head and routers.
+def linear_slots(model: nn.Module, *, head: bool = False) -> dict[str, LinearSlot]:
+    """The layers that may be quantized, in model order, without routers; with `head` the ends among them: the embedding
+    first, the head (which is both where they are tied) last.
 
     ValueError for an unsupported family, or a linear that the family's table does not name."""
+    blocks = block_slots(model)
+    if not head:
+        return blocks
+    ends = end_slots(model)
+    first = {name: slot for name, slot in ends.items() if not slot.multiplies}
+    return first | blocks | {name: slot for name, slot in ends.items() if slot.multiplies}
+
+
+def chosen_slots(model: nn.Module, names: Collection[str]) -> dict[str, LinearSlot]:
+    """What a plan or a checkpoint that names these layers is about: all of the blocks, and the ends that it names.
+
+    ValueError as `linear_slots`."""
+    return {name: slot for name, slot in linear_slots(model, head=True).items() if slot.in_block or name in names}
+
+
+def end_slots(model: nn.Module) -> dict[str, LinearSlot]:
+    """Embedding and head, by their modules' names; of a tied weight the head alone. Those that are packed are none."""
+    names = {id(module): path for path, module in model.named_modules()}
+    embedding = model.get_input_embeddings()  # type: ignore[operator]
+    head = model.get_output_embeddings()  # type: ignore[operator]
+    slots: dict[str, LinearSlot] = {}
+    if isinstance(head, nn.Linear):
+        name = names[id(head)]
+        slots[name] = LinearSlot(name=name, fusion_group=name, parameter=head.get_parameter("weight"))
+    if isinstance(embedding, nn.Embedding) and all(slot.parameter is not embedding.weight for slot in slots.values()):
+        name = names[id(embedding)]
+        slots[name] = LinearSlot(
+            name=name, fusion_group=name, parameter=embedding.get_parameter("weight"), multiplies=False
+        )
+    return slots
+
+
+def block_slots(model: nn.Module) -> dict[str, LinearSlot]:
+    """The layers of the blocks. ValueError as `linear_slots`."""
     family = model_family(model)
     slots: dict[str, LinearSlot] = {}
     head = model.get_output_embeddings()  # type: ignore[operator]
@@ -74,18 +120,16 @@ def expert_index(expert: int, part: str, intermediate: int) -> tuple[int | slice
     return (expert, rows[part]) if part in rows else (expert,)
 
 
-def inventory(model: nn.Module) -> pd.DataFrame:
-    """layers.csv: one row a layer, the embedding first and lm_head last (a tied weight is one row), no sensitivity."""
-    slots = linear_slots(model)
-    embedding = model.get_input_embeddings()  # type: ignore[operator]
-    head = model.get_output_embeddings()  # type: ignore[operator]
-    names = {id(module): path for path, module in model.named_modules()}
-    ends = [(names[id(embedding)], embedding.weight)]
-    if head is not None and head.weight is not embedding.weight:
-        ends.append((names[id(head)], head.weight))
-    rows = [(name, *weight.shape, name, None) for name, weight in ends]
-    layers = [(slot.name, *slot.weight.shape, slot.fusion_group, None) for slot in slots.values()]
-    return pd.DataFrame([rows[0], *layers, *rows[1:]], columns=pd.Index(COLUMNS))
+def inventory(model: nn.Module, *, head: bool = False) -> pd.DataFrame:
+    """layers.csv: one row a layer, the embedding first and lm_head last, no sensitivity. A tied weight is one row: with
+    `head`, where it is a layer (`linear_slots`), by the name of the head, else by that of the embedding."""
+    slots = linear_slots(model, head=True)
+    rows = [(slot.name, *slot.weight.shape, slot.fusion_group, None) for slot in slots.values()]
+    if not head and all(slot.multiplies for slot in slots.values()):
+        embedding = model.get_input_embeddings()  # type: ignore[operator]
+        name = next(path for path, module in model.named_modules() if module is embedding)
+        rows = [(name, *embedding.weight.shape, name, None), *rows[:-1]]
+    return pd.DataFrame(rows, columns=pd.Index(COLUMNS))
 
 
 def model_family(model: nn.Module) -> Family:

@@ -52,6 +52,12 @@ class Rotation:
         """Order m of the Hadamard blocks; in_features where the whole input is mixed."""
         return block_factors(self.in_features, self.most_block)[0]
 
+    @property
+    def symmetric(self) -> bool:
+        """Whether H = H', so that R' = S R S: what rotates also rotates back, between two flips of signs."""
+        _, (_, *dense) = block_factors(self.in_features, self.most_block)
+        return all(np.array_equal(atom(order), atom(order).T) for order in dense)
+
     def rotate_weight(self, weight: torch.Tensor) -> torch.Tensor:
         """W (out, in) -> W R' (out, in)."""
         return self.rotate_input(weight)
