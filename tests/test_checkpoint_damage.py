@@ -139,7 +139,7 @@ def test_values_beyond_float16_are_named(tmp_path: Path) -> None:
     [
         ("model.layers.7.mlp.up_proj", "nuq-2", "model.layers.7.mlp.up_proj"),
         ("model.layers.1.mlp.up_proj", "nuq-9", "nuq-9"),
-        ("lm_head", "nuq-2", "'lm_head' is stored in 16 bits"),
+        ("model.embed_tokens", "nuq-2", "'model.embed_tokens' is stored in 16 bits, or as the head that it is tied to"),
     ],
 )
 def test_a_plan_of_another_model(name: str, quantizer: str, message: str, tmp_path: Path) -> None:

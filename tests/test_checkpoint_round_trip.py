@@ -208,7 +208,7 @@ def test_layers_out_of_the_plan_are_fp16(tmp_path: Path) -> None:
     choices = {name: LayerChoice(quantizer="nuq-2"), "lm_head": LayerChoice(quantizer="fp16")}
     report = write_checkpoint(tmp_path / "c", model, choices, cache=None, **SETTINGS)
     assert dict(zip(report.layer, report.quantizer, strict=True)) == {
-        layer: "nuq-2" if layer == name else "fp16" for layer in linear_slots(model.model)
+        layer: "nuq-2" if layer == name else "fp16" for layer in [*linear_slots(model.model), "lm_head"]
     }
 
 

@@ -64,6 +64,24 @@ def test_the_whole_job_and_what_a_second_run_keeps(folder: Path, tmp_path: Path)
     assert set(record["seconds"]) == set(record["skipped"])
 
 
+def test_embedding_and_head_are_layers_where_asked_for(folder: Path, tmp_path: Path) -> None:
+    """The whole job once more: they have sensitivities, a choice each (tied: one), and codes in the checkpoint."""
+    done = pipeline(folder, f"out={tmp_path}", "budget.bits_per_weight=4", "inventory.head=true", "check.layers=0")
+    assert done.returncode == 0, done.stderr
+    layers = pd.read_csv(tmp_path / "layers.csv").set_index("layer")
+    ends = [name for name in layers.index if "layers" not in name]
+    assert "lm_head" in ends
+    assert (layers.sensitivity[ends] > 0).all()
+    plan = read_allocation(tmp_path / "plans/mixed-4-bits/allocation.json")
+    assert set(ends) <= set(plan.layers)
+    weights = int((layers.out_features * layers.in_features).sum())
+    assert plan.costs["memory_bytes"] <= 4 * weights // 8, "of all weights, the ends among them"
+    held = load_checkpoint(tmp_path / "checkpoints/mixed-4-bits", packed=True).model
+    for name in ends:
+        assert plan.layers[name].quantizer != "fp16"
+        assert hasattr(held.get_submodule(name), "quantizer") or hasattr(held.get_submodule(name), "matrix")
+
+
 def test_a_sweep_shares_its_tables_and_its_runs_make_a_front(folder: Path, tmp_path: Path) -> None:
     name = f"out={tmp_path}/${{budget.bits_per_weight}}"
     done = pipeline(folder, "--multirun", name, "budget.bits_per_weight=4,5", "check.layers=0")
