@@ -1,7 +1,8 @@
 """`python -m experiments.generate checkpoint=DIR prompt="..."`: text from a checkpoint, on the CPU or a GPU.
 
-Greedy by default; `temperature` > 0 samples from softmax(logits / temperature), seeded. With `chat=true` the prompt is
-one user message in the tokenizer's chat template, where it has one."""
+Greedy by default, with `step=lean` by one CUDA graph a token where there is a GPU; `temperature` > 0 samples from
+softmax(logits / temperature), seeded. With `chat=true` the prompt is one user message in the tokenizer's chat template,
+where it has one."""
 
 from __future__ import annotations
 
@@ -15,8 +16,10 @@ from omegaconf import DictConfig
 
 from experiments.entry import run
 from quantizers.checkpoint import load_checkpoint
+from quantizers.kernels.decode_loop import greedy_tokens, until_end
 from quantizers.models import LoadedModel
 
+STEPS = ("transformers", "lean")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -35,6 +38,7 @@ def main(cfg: DictConfig) -> None:
         temperature=cfg.temperature,
         chat=cfg.chat,
         seed=cfg.seed,
+        step=str(cfg.step),
     )
     seconds = time.perf_counter() - start
     print(text)
@@ -42,9 +46,12 @@ def main(cfg: DictConfig) -> None:
 
 
 def generate(
-    loaded: LoadedModel, prompt: str, *, max_new_tokens: int, temperature: float, chat: bool, seed: int
-) -> tuple[str, int]:
-    """(continuation, number of its tokens). ValueError without a tokenizer or for a prompt that does not fit."""
+    loaded: LoadedModel, prompt: str, *, max_new_tokens: int, temperature: float, chat: bool, seed: int,
+    step: str = "transformers",
+) -> tuple[str, int]:  # fmt: skip
+    """(continuation, number of its tokens). step: `transformers`, or `lean` (`decode_loop`), which is greedy.
+
+    ValueError without a tokenizer, for a prompt that does not fit, or what the lean step does not do."""
     if loaded.tokenizer is None:
         raise ValueError(f"{loaded.path} holds no tokenizer")
     if max_new_tokens < 1 or temperature < 0:
@@ -53,13 +60,18 @@ def generate(
     length, limit = tokens.shape[1], loaded.model.config.max_position_embeddings
     if length == 0 or length + max_new_tokens > limit:
         raise ValueError(f"a prompt of {length} tokens and {max_new_tokens} new ones: the model takes 1 to {limit}")
-    torch.manual_seed(seed)  # transformers samples from the global generator
-    settings = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature > 0 else {"do_sample": False}
-    output = loaded.model.generate(
-        tokens,
-        attention_mask=torch.ones_like(tokens),
-        generation_config=generation_config(loaded, max_new_tokens, settings),
-    )[0, length:]
+    if step not in STEPS or (step == "lean" and temperature > 0):
+        raise ValueError(f"step={step} with temperature={temperature}: step is one of {STEPS}, and lean is greedy")
+    sampling = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature > 0 else {"do_sample": False}
+    settings = generation_config(loaded, max_new_tokens, sampling)
+    if step == "lean":
+        named = settings.eos_token_id
+        ends = {named} if isinstance(named, int) else set(named or ())
+        output = until_end(greedy_tokens(loaded.model, tokens, max_new_tokens, ends=ends)[0], ends)
+    else:
+        torch.manual_seed(seed)  # transformers samples from the global generator
+        mask = torch.ones_like(tokens)
+        output = loaded.model.generate(tokens, attention_mask=mask, generation_config=settings)[0, length:]
     return loaded.tokenizer.decode(output, skip_special_tokens=True), len(output)
 
 

@@ -55,6 +55,15 @@ def test_the_tokenizer_comes_along(checkpoint: Path) -> None:
 
 
 @pytest.mark.parametrize("packed", [False, True])
+def test_the_lean_step_says_the_same(checkpoint: Path, packed: bool) -> None:
+    loaded = load_checkpoint(checkpoint, packed=packed)
+    given = {"max_new_tokens": 40, "temperature": 0.0, "chat": True, "seed": 0}
+    assert generate(loaded, "w1 w2 w3", step="lean", **given) == generate(loaded, "w1 w2 w3", **given)
+    with pytest.raises(ValueError, match="lean is greedy"):
+        generate(loaded, "w1", step="lean", **{**given, "temperature": 1.0})
+
+
+@pytest.mark.parametrize("packed", [False, True])
 def test_greedy_is_the_argmax_of_every_step(checkpoint: Path, packed: bool) -> None:
     loaded = load_checkpoint(checkpoint, packed=packed)
     text, count = generate(loaded, "w1 w2 w3", max_new_tokens=6, temperature=0.0, chat=False, seed=0)

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import Cache
 
 from quantizers.kernels import block_rotation, lean_glue
 from quantizers.kernels.block_rotation import Source
@@ -114,6 +115,13 @@ class LeanStep:
     def cache_bytes(self) -> int:
         """Of keys and values, all blocks."""
         return sum(t.numel() * t.element_size() for block in self._blocks for t in (block.keys, block.values))
+
+    def fill(self, cache: Cache) -> None:
+        """Take over the keys and values of a prompt, of the same batch, from place 0 on."""
+        for block, layer in zip(self._blocks, cache.layers, strict=True):
+            length = layer.keys.shape[2]
+            block.keys[:, :, :length].copy_(layer.keys)
+            block.values[:, :, :length].copy_(layer.values)
 
     def rewind(self, calls: int) -> None:
         """Any number of calls is at the last place."""
