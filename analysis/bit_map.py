@@ -1,7 +1,8 @@
 """Map of bits by layer: one column per block, one row per layer type, colour is bits per weight; one panel per plan.
 
 The strip at the foot of a cell is the family of its quantizer, so that the map tells `tcq-4` from `vq-4`. Layers that
-share a cell (the experts of a mixture) show the mean of their bits; a cell without a layer stays blank."""
+share a cell (the experts of a mixture) show the mean of their bits; a cell without a layer stays blank. Dots that a
+line joins are layers that are one product."""
 
 from __future__ import annotations
 
@@ -26,8 +27,9 @@ LEGIBLE = 0.22
 
 
 def figure(frame: pd.DataFrame) -> Figure:
-    """frame: plan, layer, quantizer, bits_per_weight; layers outside the blocks are left out. Panels in the order of
-    the frame. The colour scale spans the rates below 16 bits. ValueError where no layer is in a block."""
+    """frame: plan, layer, quantizer, bits_per_weight, and optionally unit, the same of layers of a plan that are one
+    product; layers outside the blocks are left out. Panels in the order of the frame. The colour scale spans the rates
+    below 16 bits. ValueError where no layer is in a block."""
     placed = with_place(frame)
     placed = placed[placed["block"] >= 0]
     if placed.empty:
@@ -88,6 +90,12 @@ def _panel(axes: Axes, rows: pd.DataFrame, types: list[str], blocks: list[int], 
         linewidth=0.8,
         zorder=1,
     )
+    if "unit" in rows.columns:
+        for _, unit in rows.groupby("unit", sort=False):
+            at = sorted(row[name] for name in unit["type"])
+            x = [column[unit["block"].iloc[0]] - 0.36] * len(at)
+            if len(at) > 1:
+                axes.plot(x, at, color=style.INK, linewidth=1.1, marker="o", markersize=2.6, zorder=3)
     axes.set_ylim(len(types) - 0.5, -0.5)
     axes.set_yticks(range(len(types)), types)
     step = max(1, len(blocks) // 30)

@@ -16,7 +16,7 @@ from quantizers.models import LinearSlot, linear_slots
 VOCABULARY = 12
 
 
-def tiny_llama() -> nn.Module:
+def tiny_llama(*, tied: bool = True) -> nn.Module:
     """Two blocks of width 16; weights large enough for predictions that are far from uniform."""
     torch.manual_seed(0)
     config = LlamaConfig(
@@ -27,7 +27,7 @@ def tiny_llama() -> nn.Module:
         num_attention_heads=2,
         num_key_value_heads=1,
         initializer_range=0.3,
-        tie_word_embeddings=True,
+        tie_word_embeddings=tied,
     )
     return LlamaForCausalLM(config).eval().requires_grad_(False)
 
@@ -65,9 +65,10 @@ def tokens(count: int, length: int) -> torch.Tensor:
     return torch.randint(VOCABULARY, (count, length), generator=torch.Generator().manual_seed(1))
 
 
-def exact_sensitivity(model: nn.Module, window: torch.Tensor) -> dict[str, float]:
-    """1 / 2T sum_t sum_y p_t(y) sum_i |w_i|^2 / in |d log p_t(y) / dw_i|^2: a backward pass per position and token."""
-    slots: dict[str, LinearSlot] = linear_slots(model)
+def exact_sensitivity(model: nn.Module, window: torch.Tensor, *, head: bool = False) -> dict[str, float]:
+    """1 / 2T sum_t sum_y p_t(y) sum_i |w_i|^2 / in |d log p_t(y) / dw_i|^2: a backward pass per position and token.
+    head: of `linear_slots`."""
+    slots: dict[str, LinearSlot] = linear_slots(model, head=head)
     weights = {name: model.get_parameter(f"{name}.weight") for name in slots}
     for weight in weights.values():
         weight.requires_grad_(True)

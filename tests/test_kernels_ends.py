@@ -1,4 +1,4 @@
-"""Embedding and head in the random-weight mode: rows from codes, plans that name them, bytes, predictions, the table."""
+"""Embedding and head in the random-weight mode: rows from codes, plans that name them, bytes, predictions, tables."""
 
 from __future__ import annotations
 
@@ -6,16 +6,21 @@ import json
 from pathlib import Path
 from typing import Any
 
+import checkpoint_models
 import pandas as pd
 import pytest
 import torch
+from checkpoint_models import STATE_BITS, uniform
 from step_models import CONFIGS
 from test_kernels_lean_step import BATCH, CAPACITY, TOKENS, decoded, lean
 from test_kernels_profile import layers, timed  # noqa: F401 (a fixture)
+from transformers import GenerationConfig
 
 from quantizers import make_quantizer
+from quantizers.checkpoint import LayerChoice, load_checkpoint, write_checkpoint
 from quantizers.embedding import QuantizedEmbedding
 from quantizers.kernels import decode_step, profile
+from quantizers.kernels.decode_loop import greedy_tokens
 from quantizers.kernels.fused_shapes import head_shape
 from quantizers.kernels.int8_head import Int8Head
 from quantizers.kernels.model_step import ModelStep
@@ -25,7 +30,7 @@ from quantizers.kernels.random_model import block_layers, planned_bytes, planned
 from quantizers.kernels.random_plan import StepPlan, read_plan
 from quantizers.linear import QuantizedLinear
 from quantizers.models.families import EMBEDDING, HEAD
-from quantizers.rotation import Rotation
+from quantizers.rotation import Rotation, random_signs
 
 LAYERS = block_layers(CONFIGS["llama"]())
 BLOCK = "q_proj+k_proj+v_proj,trellis-3\no_proj,trellis-3\ngate_proj+up_proj,trellis-3\ndown_proj,trellis-3\n"
@@ -70,26 +75,14 @@ def test_rows_of_a_small_matrix_are_refused() -> None:
         layer.rows(torch.tensor([0]), torch.float32)
 
 
-@pytest.mark.parametrize("order", [64, 4096, 11008, 576, 12])
-def test_a_symmetric_rotation_turns_back_between_two_flips(order: int) -> None:
-    """R' = S R S, which lets a GPU turn back by the kernel that turns; others are said not to be symmetric."""
-    rotation = Rotation(in_features=order, seed=0, group="e", most_block=2048)
-    flips = rotation.matrix()[0].sign() if order == 64 else None
-    if order in (64, 4096):
-        assert rotation.symmetric
-    if order == 12:  # Paley I: I + a skew matrix
-        assert not rotation.symmetric
-    x = torch.randn(3, order, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    if rotation.symmetric:
-        S = torch.from_numpy(rotation_signs(rotation))
-        assert torch.allclose(rotation.rotate_input(x * S) * S, rotation.unrotate_weight(x))
-    assert flips is None or set(flips.tolist()) == {-1.0, 1.0}
-
-
-def rotation_signs(rotation: Rotation) -> Any:
-    from quantizers.rotation import random_signs
-
-    return random_signs(rotation.seed, rotation.group, rotation.in_features).astype(float)
+@pytest.mark.parametrize(("width", "symmetric"), [(64, True), (4096, True), (14336, True), (12, False), (76, True)])
+def test_a_symmetric_rotation_turns_back_between_two_flips(width: int, symmetric: bool) -> None:
+    """R' = S R S, which lets a GPU turn back by the kernel that turns. 12 is I + a skew matrix (Paley I)."""
+    rotation = Rotation(in_features=width, seed=0, group="e", most_block=2048)
+    assert rotation.symmetric is symmetric
+    x = torch.randn(3, width, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    S = torch.from_numpy(random_signs(0, "e", width).astype(float))
+    assert torch.allclose(rotation.rotate_input(x * S) * S, rotation.unrotate_weight(x)) is symmetric
 
 
 def test_a_plan_may_name_the_ends(tmp_path: Path) -> None:
@@ -134,6 +127,20 @@ def test_steps_with_packed_ends_and_their_bytes(name: str, ends: dict[str, str],
         assert held.head == make_quantizer(ends["lm_head"]).storage_bytes(96, 64)
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_text_of_a_checkpoint_with_packed_ends(tied: bool, tmp_path: Path) -> None:
+    """The lean step takes what was loaded, and writes what transformers writes."""
+    choices = uniform(checkpoint_models.tiny(tied=tied), "nuq-4") | {HEAD: LayerChoice(quantizer="tcq-3")}
+    choices |= {} if tied else {EMBEDDING: LayerChoice(quantizer="trellis-3")}
+    given = {"cache": None, "rotation_seed": 0, "state_bits": STATE_BITS}
+    write_checkpoint(tmp_path / "c", checkpoint_models.tiny(tied=tied), choices, **given)
+    model = load_checkpoint(tmp_path / "c", packed=True).model
+    prompt = torch.randint(0, 96, (2, 7), generator=torch.Generator().manual_seed(3))
+    settings = GenerationConfig(max_new_tokens=6, do_sample=False, pad_token_id=0)
+    theirs = model.generate(prompt, attention_mask=torch.ones_like(prompt), generation_config=settings)[:, 7:]
+    assert torch.equal(greedy_tokens(model, prompt, 6), theirs)
+
+
 def test_a_tied_weight_is_the_head_of_a_plan(tmp_path: Path) -> None:
     config: Any = CONFIGS["qwen2"]()
     plan = read_plan(plan_of(tmp_path, embed_tokens="nuq-4"), block_layers(config))
@@ -171,8 +178,19 @@ def test_a_step_is_predicted_with_its_head(tmp_path: Path) -> None:
     products = [("q_proj+k_proj+v_proj", 128, 64), ("o_proj", 64, 64), ("gate_proj+up_proj", 384, 64)]
     rows = "".join(f"{m},trellis-3,k,1,{out},{into},1\n" for m, out, into in [*products, ("down_proj", 64, 192)])
     (tmp_path / "latency.csv").write_text(TABLE + rows)
-    given = ["--config", str(tmp_path), "--latency", str(tmp_path / "latency.csv"), "--device", "cpu", "--glue", "eager"]
-    given += ["--replays", "2", "--steps", "2", "--context", "8", "--out", str(tmp_path / "steps.json")]
+    given = ["--config", str(tmp_path), "--latency", str(tmp_path / "latency.csv"), "--device", "cpu"]
+    given += [
+        "--glue",
+        "eager",
+        "--replays",
+        "2",
+        "--steps",
+        "2",
+        "--context",
+        "8",
+        "--out",
+        str(tmp_path / "steps.json"),
+    ]
     decode_step.main([*given, "--plans", plan_of(tmp_path, lm_head="nuq-4"), "trellis-3"])
     found = json.loads((tmp_path / "steps.json").read_text())["steps"]
     assert [(row["head"], row["predicted_us"]) for row in found] == [("nuq-4", 80 + 6 + 8), ("fp16", 80 + 20 + 8)]
@@ -189,9 +207,10 @@ def test_a_step_is_predicted_with_its_head(tmp_path: Path) -> None:
 def test_rows_of_the_head_leave_the_constant(tmp_path: Path, timed: list[tuple[str, int]]) -> None:  # noqa: F811
     """In whatever order they are measured, and once."""
     frame = layers()
+    frame.loc[frame.layer == HEAD, "out_features"] = 1008  # strips of 16 rows, as kernels take
     frame.to_csv(tmp_path / "layers.csv", index=False)
-    assert (head_shape(frame).out_features, head_shape(frame).members) == (1000, HEAD)
-    head = 1000 / 64  # us of the fixture, in 16 bits and in others
+    assert (head_shape(frame).out_features, head_shape(frame).members) == (1008, HEAD)
+    head = 1008 / 64  # us of the fixture, in 16 bits and in others
 
     def run(out: str, *more: str) -> pd.DataFrame:
         given = ["--layers", str(tmp_path / "layers.csv"), "--out", str(tmp_path / out), "--quantizers", "trellis-2"]
@@ -215,5 +234,5 @@ def test_rows_of_the_head_leave_the_constant(tmp_path: Path, timed: list[tuple[s
     assert len(both[(both.members == HEAD) & (both.quantizer == "fp16")]) == 2
     assert head_us(CONFIGS["llama"](), read_plan("trellis-3", LAYERS), read_table(tmp_path / "a.csv"), 2) == 0
     frame[frame.layer != HEAD].to_csv(tmp_path / "layers.csv", index=False)
-    with pytest.raises(SystemExit, match="no row lm_head: experiments.inventory inventory.head=true"):
+    with pytest.raises(SystemExit, match=r"no row lm_head: experiments\.inventory inventory\.head=true"):
         run("d.csv", "--head")
