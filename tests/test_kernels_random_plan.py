@@ -117,3 +117,16 @@ def test_an_allocation_that_is_none_is_said(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text("{}")
     with pytest.raises(ValueError, match="is no allocation"):
         read_plan(str(tmp_path / "a.json"), pd.DataFrame(LAYERS))
+
+
+def test_a_dense_plan_keeps_whole_groups_in_16_bits() -> None:
+    plan = read_plan("dense-1", LAYERS)
+    assert plan == read_plan("dense-1", LAYERS)
+    group = dict(zip(LAYERS.layer, LAYERS.fusion_group, strict=True))
+    dense = {unit for unit in plan.units if plan.choices[unit[0]].quantizer == "fp16"}
+    assert dense
+    for unit in dense:
+        assert set(unit) == {name for name in LAYERS.layer if group[name] == group[unit[0]]}
+    rest = {plan.choices[unit[0]].quantizer for unit in plan.units} - {"fp16"}
+    assert rest
+    assert rest <= set(MIXED)

@@ -5,6 +5,7 @@ plan is written as
 * a quantizer's name, `trellis-3.25`: every layer; `trellis-3.25:fused` and `:unfused` say whether whole fusion groups
   are one product, the name alone leaves it to the caller;
 * `mixed-7`: a partition of every fusion group into products and a quantizer of MIXED for each, drawn with the seed 7;
+  `dense-7`: the same, but for half of the groups, drawn, which are one product of 16 bits;
 * a .json of `experiments.allocate`: quantizer and fused_with of every layer;
 * a .csv with the column `layer` (full names) or `members` (last parts of names, of every block, `q_proj+k_proj` for a
   fused unit), the column `quantizer`, and optionally `unit`: rows of one block with one label are one product, and
@@ -31,7 +32,7 @@ from quantizers.modules.fusing import fused_units
 FP16 = "fp16"
 ENDS = (HEAD, EMBEDDING)
 MIXED = ("trellis2-2", "trellis2-3", "trellis2-4", "trellis-5")
-DRAWN = re.compile(r"mixed-(\d+)")
+DRAWN = re.compile(r"(mixed|dense)-(\d+)")
 BLOCK_NUMBER = re.compile(r"\.(\d+)\.")
 Unit = tuple[str, ...]
 
@@ -79,8 +80,8 @@ def read_plan(text: str, layers: pd.DataFrame, *, fused: bool = True) -> StepPla
             raise FileNotFoundError(f"no plan is at {path}")
         named = _from_json(path) if path.suffix == ".json" else _from_csv(path, [*groups, *ENDS])
         plan = StepPlan(name=path.stem if path.suffix == ".csv" else path.resolve().parent.name, choices=named)
-    elif seed := DRAWN.fullmatch(text):
-        plan = StepPlan(name=text, choices=_drawn(int(seed[1]), groups))
+    elif drawn := DRAWN.fullmatch(text):
+        plan = StepPlan(name=text, choices=_drawn(int(drawn[2]), groups, dense=drawn[1] == "dense"))
     else:
         plan = _uniform(text, groups, fused=fused)
     return _checked(plan, text, groups)
@@ -104,11 +105,15 @@ def _by_group(groups: Mapping[str, str]) -> dict[str, list[str]]:
     return members
 
 
-def _drawn(seed: int, groups: Mapping[str, str]) -> dict[str, LayerChoice]:
-    """Each layer of a group goes to one of as many products as the group has layers; each product draws a quantizer."""
+def _drawn(seed: int, groups: Mapping[str, str], *, dense: bool) -> dict[str, LayerChoice]:
+    """Each layer of a group goes to one of as many products as the group has layers; each product draws a quantizer.
+    dense: a group is one product of 16 bits with a chance of one half."""
     rng = random.Random(seed)
     choices: dict[str, LayerChoice] = {}
     for members in _by_group(groups).values():
+        if dense and rng.random() < 0.5:
+            choices |= {name: _choice(FP16, name, members) for name in members}
+            continue
         products: list[list[str]] = [[] for _ in members]
         for name in members:
             rng.choice(products).append(name)
