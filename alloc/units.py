@@ -91,17 +91,16 @@ def latency_units(scope: Scope) -> Units:
 
 
 def latency_offset(tables: Tables, allocated: Mask, batch: int, kernels: tuple[str, ...] | None = None) -> Fraction:
-    """Microseconds outside the plan: the row `constant`, and the fp16 rows of layers that are not allocated."""
+    """Microseconds outside the plan: the row `constant`, and the fp16 rows of layers that are not allocated, of another
+    kernel where `kernels` has none."""
     table = latency_table(tables)
     total = Fraction(table.constant.get(batch, Decimal(0)))
     for layer in np.flatnonzero(~allocated):
         shape = (int(tables.out_features[layer]), int(tables.in_features[layer]))
-        times = [
-            row.latency_us
-            for row in table.matching(block_members([tables.layers[layer]]), shape, batch)
-            if row.quantizer == "fp16" and (kernels is None or row.kernel in kernels)
-        ]
-        total += Fraction(min(times, default=Decimal(0)))
+        rows = table.matching(block_members([tables.layers[layer]]), shape, batch)
+        rows = [row for row in rows if row.quantizer == "fp16"]
+        allowed = [row for row in rows if kernels is None or row.kernel in kernels] or rows
+        total += Fraction(min((row.latency_us for row in allowed), default=Decimal(0)))
     return total
 
 

@@ -3,7 +3,8 @@ r"""What a card leaves for weights: budget.vram_bytes - KV cache - workspace, wh
     cache = 2 layers key_value_heads head_dim 2 bytes context batch      (keys and values, 16 bits, every layer full)
 
 The architecture is the config.json of the tables folder, which `experiments.inventory model=llama-3.1-8b` writes, or of
-budget.config. Norms and all that runs beside the products come out of the workspace."""
+budget.config. Weights are the rows of layers.csv, each once: embedding and head as allocated where they are layers,
+else in 16 bits. Norms and all that runs beside the products come out of the workspace."""
 
 from __future__ import annotations
 

@@ -18,6 +18,8 @@ class QuantizedEmbedding(nn.Module):
     tied: the matrix is the head of the model and stays in its place; otherwise it is a child, and never called."""
 
     matrix: QuantizedLinear
+    embed_scale: torch.Tensor | None
+    like: torch.Tensor
 
     def __init__(self, matrix: QuantizedLinear, embedding: nn.Embedding, *, tied: bool) -> None:
         """ValueError where the shapes differ."""
@@ -39,13 +41,12 @@ class QuantizedEmbedding(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """Of the rows."""
-        return self.get_buffer("like").dtype
+        return self.like.dtype
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """tokens (...) int64 -> (..., n)."""
         rows = self._held[0].rows(tokens.reshape(-1), self.dtype).view(*tokens.shape, self.embedding_dim)
-        scale = self._buffers["embed_scale"]
-        return rows if scale is None else rows * scale.to(rows.dtype)
+        return rows if self.embed_scale is None else rows * self.embed_scale.to(rows.dtype)
 
     def dense_weight(self) -> torch.Tensor:
         """(vocabulary, n) float32, un-rotated, without the scale."""

@@ -85,6 +85,8 @@ def test_the_head_is_timed_once_whether_it_is_a_layer_or_not(tmp_path: Path) -> 
     assert slow.costs["latency_us"] == 100 + 13 + 9
     excluded = solved(table, budgets={"latency_us": 1000}, exclude=[HEAD])
     assert excluded.costs["latency_us"] == 100 + 50 + 9
+    other = solved(table, budgets={"latency_us": 155}, exclude=[HEAD], kernels=["t"])
+    assert other.costs["latency_us"] == 100 + 50 + 3, "16 bits are of cublas, whatever kernels may be chosen"
     within = solved(tables(tmp_path / "within", latency=WITHIN), budgets={"latency_us": 1000}, exclude=[HEAD])
     assert within.costs["latency_us"] == 150 + 9, "the same head in the constant"
     with pytest.raises(NoOptionError, match="no row for lm_head"):

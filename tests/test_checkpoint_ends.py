@@ -7,10 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 from checkpoint_models import STATE_BITS, loaded, logits, tiny, uniform
+from hydra import compose, initialize_config_dir
 from safetensors import safe_open
+from sensitivity_models import write_tiny_folder
 from torch import nn
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
+from experiments import quantize
+from experiments.entry import CONF
 from quantizers import make_quantizer
 from quantizers.base import Encoded
 from quantizers.checkpoint import LayerChoice, load_checkpoint, read_config, write_checkpoint
@@ -122,3 +126,19 @@ def test_the_inventory_names_a_tied_weight_once(tied: bool) -> None:
     assert table.fusion_group[table.layer == "lm_head"].tolist() == ["lm_head"]
     usual = inventory(model)
     assert len(usual) == len(table), "one row of the same weight"
+
+
+@pytest.mark.parametrize("head", [True, False])
+def test_a_uniform_plan_has_the_ends_where_asked_for(head: bool, tmp_path: Path) -> None:
+    write_tiny_folder(tmp_path)
+    given = [f"model.path={tmp_path / 'model'}", f"out={tmp_path / 'c'}", "uniform=nuq-4", "cache=null"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("quantize", [*given, f"inventory.head={head}"])
+    quantize.main(cfg)
+    record = read_config(tmp_path / "c")[1].layers
+    assert ("lm_head" in record) is head
+    assert {layer.quantizer for layer in record.values()} == {"nuq-4"}
+    held = load_checkpoint(tmp_path / "c", packed=True).model
+    assert isinstance(held.get_output_embeddings(), QuantizedLinear) is head
+    tied = held.get_input_embeddings()
+    assert isinstance(tied, QuantizedEmbedding) is head

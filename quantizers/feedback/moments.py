@@ -104,7 +104,7 @@ class SecondMoments:
             if held.get(group) != (n, n):
                 raise ValueError(
                     f"{self.folder} holds {held.get(group, 'nothing')} for the fusion group {group!r} of {n} inputs: "
-                    "it was calibrated on another model"
+                    "it was calibrated on another model, or with another inventory.head"
                 )
 
     def moment(self, group: str) -> torch.Tensor:
