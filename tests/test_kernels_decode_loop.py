@@ -10,8 +10,15 @@ from transformers import Gemma2Config, Gemma2ForCausalLM, GenerationConfig
 from quantizers.kernels.decode_loop import greedy_tokens, until_end
 
 
-@pytest.mark.parametrize("plan", ["trellis-2:fused", "nuq-4:unfused", "fp16:fused"])
-@pytest.mark.parametrize(("name", "batch", "length"), [("llama", 1, 5), ("qwen3", 3, 20), ("llama-biased", 2, 1)])
+@pytest.mark.parametrize(
+    ("name", "batch", "length", "plan"),
+    [
+        ("llama", 1, 5, "nuq-4:unfused"),
+        ("qwen3", 3, 20, "vq-2:fused"),
+        ("qwen2", 1, 17, "nuq-3:fused"),
+        ("llama-biased", 2, 1, "fp16:fused"),
+    ],
+)
 def test_tokens_are_those_of_transformers(name: str, batch: int, length: int, plan: str) -> None:
     model = tiny(name, plan)
     prompt = torch.randint(0, 96, (batch, length), generator=torch.Generator().manual_seed(length))

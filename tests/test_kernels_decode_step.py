@@ -32,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
     rows = [
         (shape.members, quantizer, "k", 1, shape.out_features, shape.in_features, shape.out_features / 64)
         for shape in fused_shapes(block_layers(config))
-        for quantizer in (*MIXED, "trellis-3")
+        for quantizer in (*MIXED, "trellis-3", "fp16")
     ]
     names = ["members", "quantizer", "kernel", "batch", "out_features", "in_features", "latency_us"]
     table = pd.DataFrame([*rows, ("constant", "", "", 1, None, None, 50.0)], columns=names)
