@@ -45,7 +45,7 @@ def main(cfg: DictConfig) -> None:
     )
     plan = out / "allocation.json"
     if cfg.weights is not None:
-        source = {"model.path": str(cfg.weights), "plan": plan, "out": out / "checkpoint"}
+        source = {"model.path": str(cfg.weights), "plan": plan, "out": out / "checkpoint", "state_bits": cfg.state_bits}
         quantize.main(composed("quantize", "model=path", **source))
     timing = {name: cfg[name] for name in ("config", "context", "replays", "steps", "glue", "device")}
     latency = tables / "latency.csv"
