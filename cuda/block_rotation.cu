@@ -33,7 +33,7 @@ namespace {
 
 constexpr int kSize = 1 << POWER_BITS, kThreads = kSize / 16, kWarps = kThreads / 32;
 constexpr int kMiddle = POWER_BITS - 7, kEach = 1 << kMiddle;  // bits of the second butterflies, numbers of one of them
-constexpr int kMostRegisters = 64;  // so that a block has room between one of the product before and one of the next
+constexpr int kMostRegisters = 64;  // so that a block has room beside one of the product before
 static_assert(POWER_BITS >= 9 && POWER_BITS <= 11);
 
 enum Source { kPlain, kNorm, kAddedNorm, kGated };

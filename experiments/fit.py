@@ -29,13 +29,10 @@ def main(cfg: DictConfig) -> None:
     if not limits:
         raise ValueError(f"no budget is set; set any of {', '.join(f'budget.{name}' for name in cfg.budget)}")
     out, tables = Path(cfg.out), Path(cfg.out) / "tables"
-    given = None if cfg.latency is None else Path(str(cfg.latency))
-    collect(Path(str(cfg.tables)), given, tables)
-    if not (tables / "latency.csv").is_file():
-        wanted = cfg.members or pd.read_csv(tables / "quantizers.csv").quantizer.tolist()
-        profile_latency.main(
-            composed("profile_latency", tables=tables, quantizers=wanted, batches=[cfg.batch], config=cfg.config)
-        )
+    source, given = Path(str(cfg.tables)), None if cfg.latency is None else Path(str(cfg.latency))
+    collect(source, given, tables)
+    if given is None and not (source / "latency.csv").is_file():
+        profile(cfg, tables, out / "profile")
     budgets = {f"budget.{name}": value for name, value in limits.items()}
     if "vram_bytes" in limits:
         budgets |= {"budget.context": cfg.context, "budget.config": cfg.config}
@@ -45,8 +42,13 @@ def main(cfg: DictConfig) -> None:
     )
     plan = out / "allocation.json"
     if cfg.weights is not None:
-        source = {"model.path": str(cfg.weights), "plan": plan, "out": out / "checkpoint", "state_bits": cfg.state_bits}
-        quantize.main(composed("quantize", "model=path", **source))
+        weights = {
+            "model.path": str(cfg.weights),
+            "plan": plan,
+            "out": out / "checkpoint",
+            "state_bits": cfg.state_bits,
+        }
+        quantize.main(composed("quantize", "model=path", **weights))
     timing = {name: cfg[name] for name in ("config", "context", "replays", "steps", "glue", "device")}
     latency = tables / "latency.csv"
     verify_latency.main(
@@ -70,6 +72,16 @@ def collect(source: Path, latency: Path | None, into: Path) -> None:
         shutil.copyfile(path, into / path.name)
     if latency is not None:
         shutil.copyfile(latency, into / "latency.csv")
+
+
+def profile(cfg: DictConfig, tables: Path, folder: Path) -> None:
+    """latency.csv of the GPU at hand, into `tables`. It is measured in `folder`, where a killed run goes on."""
+    folder.mkdir(exist_ok=True)
+    shutil.copyfile(tables / "layers.csv", folder / "layers.csv")
+    wanted = cfg.members or pd.read_csv(tables / "quantizers.csv").quantizer.tolist()
+    asked = {"tables": folder, "quantizers": wanted, "batches": [cfg.batch], "fusion": cfg.fusion}
+    profile_latency.main(composed("profile_latency", config=cfg.config, context=cfg.context, **asked))
+    shutil.copyfile(folder / "latency.csv", tables / "latency.csv")
 
 
 def composed(name: str, *overrides: str, **values: Any) -> DictConfig:

@@ -10,9 +10,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
 from step_models import CONFIGS
 from transformers import LlamaForCausalLM
 
+import experiments.fit as experiment
+from experiments.entry import CONF
 from quantizers.checkpoint import load_checkpoint
 from quantizers.kernels.fused_shapes import fused_shapes
 from quantizers.kernels.random_model import block_layers
@@ -75,6 +79,38 @@ def test_named_weights_become_a_checkpoint_that_is_fused_as_planned(folder: Path
     plan = json.loads((folder / "out/allocation.json").read_text())["layers"]
     for name, entry in plan.items():
         assert isinstance(held.get_submodule(name), FusedMember) is bool(entry["fused_with"])
+
+
+def test_a_profile_goes_on_where_it_was_killed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table that a killed profile left is no reason to allocate from it."""
+    asked: list[DictConfig] = []
+
+    def profiled(cfg: DictConfig) -> None:
+        asked.append(cfg)
+        text = (folder / "latency.csv").read_text()
+        (Path(cfg.tables) / "latency.csv").write_text(text[:200] if len(asked) == 1 else text)
+        if len(asked) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(experiment.profile_latency, "main", profiled)
+    given = [
+        f"tables={folder / 't'}",
+        f"config={folder}",
+        f"out={folder / 'out'}",
+        "context=16",
+        "replays=2",
+        "steps=2",
+    ]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("fit", [*given, "device=cpu", "glue=eager", "budget.latency_us=80"])
+        with pytest.raises(KeyboardInterrupt):
+            experiment.main(cfg)
+        assert not (folder / "out/allocation.json").exists()
+        experiment.main(cfg)
+    assert asked[0].tables == asked[1].tables == str(folder / "out/profile")
+    assert list(asked[0].quantizers) == list(US)
+    assert (folder / "out/tables/latency.csv").read_text() == (folder / "latency.csv").read_text()
+    assert json.loads((folder / "out/allocation.json").read_text())["costs"]["latency_us"] <= 80
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

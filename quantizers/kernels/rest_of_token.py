@@ -1,10 +1,10 @@
 """The rest of a token: the time of a decoding step without its linear layers, of a config alone.
 
 The lean step that `decode_step` measures: embedding, norms, rotations of inputs, rotary, attention, the activation, the
-head, the greedy token. Taken out are products as `chain` times them, of one plan (REFERENCE): a product that follows a
-rotation cannot hide its start behind another product, as in a chain, and those 1 to 2 us a group belong to no product.
-Measured with buffers in place of products (`lean_rest`) a token comes out 3 to 9 % too low (EXPERIMENTS.md). For
-families that have no lean step, transformers' own, its linears replaced by buffers; rotations are then not in it."""
+head, the greedy token. Taken out are products as they stand behind rotations (`chain.model_microseconds`), of one plan
+(REFERENCE), so that this and the rows of a table add up to a step. Measured with buffers in place of products
+(`lean_rest`) a token comes out 3 to 9 % too low (EXPERIMENTS.md). For families that have no lean step, transformers'
+own, its linears replaced by buffers; rotations are then not in it."""
 
 from __future__ import annotations
 
