@@ -6,14 +6,14 @@
 // A thread holds 16 numbers: pairs of neighbours, butterflies over the lowest bit of the column and the three highest;
 // over the middle ones; over bits 1 to 3, of 16 neighbours. Two barriers lie between. The norm scales all of a row alike: its
 // sum of squares meets the others at the first barrier, and each block adds up the whole row. Numbers go out in 16 bits, or
-// as bytes with a scale for each Hadamard block (pair_bytes.cuh), or both.
+// as bytes with a scale for each Hadamard block (activation_bytes.cuh), or both.
 //
 // Bound: latency, of a read that depends on the kernel before and of two barriers.
 #include <cuda_runtime.h>
 
+#include "activation_bytes.cuh"
 #include "async_copy.cuh"
 #include "launch.cuh"
-#include "pair_bytes.cuh"
 
 struct RotationParams {
   const void* x;          // (batch, columns), rows x_stride numbers apart; the gate
@@ -22,7 +22,7 @@ struct RotationParams {
   void* sum;              // (batch, columns): x + delta
   const uint32_t* flips;  // columns bits, low first: where the sign is -1
   void* y;                // (batch, columns), or null
-  uint8_t* bytes;         // (batch, parts, 2 columns), or null
+  uint8_t* bytes;         // (batch, parts, form columns), or null
   float* scales;          // (batch, columns / block)
   int64_t x_stride, other_stride;
   float eps;
@@ -79,7 +79,7 @@ __device__ float squares_elsewhere(const RotationParams& p, const T* x, const T*
   return sum;
 }
 
-template <class T, Source S, int Parts>
+template <class T, Source S, Form F, int Parts>
 __global__ void __launch_bounds__(kThreads, 65536 / kMostRegisters / kThreads) rotate(const __grid_constant__ RotationParams p) {
   constexpr bool norm = S == kNorm || S == kAddedNorm;
   __shared__ float held[kSize + kSize / 16];
@@ -172,45 +172,41 @@ __global__ void __launch_bounds__(kThreads, 65536 / kMostRegisters / kThreads) r
       to[half] = piece;
     }
   }
-  if constexpr (Parts > 0) {
-    float c[32];
-    components(v, c);
+  if constexpr (F != kNone) {
+    float c[16 * F];
+    components<F>(v, c);
     const float limit = largest_of_block<kWarps>(largest_of(c), room), inverse = limit > 0.f ? 127.f / limit : 0.f;
     if (t == 0) p.scales[blockIdx.x] = limit / 127.f * scale;
-    uint32_t words[Parts][8];
+    uint32_t words[Parts][4 * F];
     bytes_of<Parts>(c, inverse, words);
-#pragma unroll
-    for (int part = 0; part < Parts; ++part) {
-      uint4* to = reinterpret_cast<uint4*>(p.bytes + static_cast<int64_t>(b * Parts + part) * 2 * p.columns + 2 * first + 32 * t);
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const uint32_t* w = words[part] + 4 * half;
-        to[half] = make_uint4(w[0], w[1], w[2], w[3]);
-      }
-    }
+    const int64_t pitch = F * p.columns;
+    write_words(words, p.bytes + b * Parts * pitch + F * (first + 16 * t), pitch);
   }
 }
 
 template <class T, Source S>
-int launch(const RotationParams& p, int parts, cudaStream_t stream) {
-  const auto kernel = parts == 2 ? rotate<T, S, 2> : parts == 1 ? rotate<T, S, 1> : rotate<T, S, 0>;
+int launch(const RotationParams& p, int form, int parts, cudaStream_t stream) {
+  auto kernel = rotate<T, S, kNone, 0>;
+  if (form == kSingles) kernel = parts == 2 ? rotate<T, S, kSingles, 2> : rotate<T, S, kSingles, 1>;
+  if (form == kPairs) kernel = parts == 2 ? rotate<T, S, kPairs, 2> : rotate<T, S, kPairs, 1>;
   return launch_overlapped(kernel, p.batch * (p.columns / kSize), kThreads, 0, stream, p);
 }
 
 template <class T>
-int launch(const RotationParams& p, int source, int parts, cudaStream_t stream) {
+int launch(const RotationParams& p, int source, int form, int parts, cudaStream_t stream) {
   switch (source) {
-    case kPlain: return launch<T, kPlain>(p, parts, stream);
-    case kNorm: return launch<T, kNorm>(p, parts, stream);
-    case kAddedNorm: return launch<T, kAddedNorm>(p, parts, stream);
-    case kGated: return launch<T, kGated>(p, parts, stream);
+    case kPlain: return launch<T, kPlain>(p, form, parts, stream);
+    case kNorm: return launch<T, kNorm>(p, form, parts, stream);
+    case kAddedNorm: return launch<T, kAddedNorm>(p, form, parts, stream);
+    case kGated: return launch<T, kGated>(p, form, parts, stream);
   }
   return cudaErrorInvalidValue;
 }
 
 }  // namespace
 
-// source: 0 x, 1 norm of x, 2 norm of x + delta, 3 gated; parts: rows of bytes, 0 (none), 1 or 2. Returns a cudaError_t.
-extern "C" int block_rotation(const RotationParams* p, int source, int parts, int bfloat16, cudaStream_t stream) {
-  return bfloat16 ? launch<__nv_bfloat16>(*p, source, parts, stream) : launch<__half>(*p, source, parts, stream);
+// source: 0 x, 1 norm of x, 2 norm of x + delta, 3 gated; form: of the bytes (activation_bytes.cuh), 0: none; parts: rows of
+// them, 1 or 2. Returns a cudaError_t.
+extern "C" int block_rotation(const RotationParams* p, int source, int form, int parts, int bfloat16, cudaStream_t stream) {
+  return bfloat16 ? launch<__nv_bfloat16>(*p, source, form, parts, stream) : launch<__half>(*p, source, form, parts, stream);
 }

@@ -9,8 +9,8 @@
 
 #include <type_traits>
 
-#include "activations.cuh"
 #include "launch.cuh"
+#include "numbers.cuh"
 #include "table_fill.cuh"
 #include "table_work.cuh"
 

@@ -7,9 +7,9 @@
 // Bound: Q / 32 bytes a weight read, 2 written.
 #include <cuda_runtime.h>
 
-#include "activations.cuh"
 #include "async_copy.cuh"
 #include "launch.cuh"
+#include "numbers.cuh"
 #include "trellis_decode.cuh"
 
 struct DequantizeParams {

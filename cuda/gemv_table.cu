@@ -5,7 +5,7 @@
 // float32. x is float16 or bfloat16; for the latter the table is rounded to bfloat16 (relative error 2^-9 at most,
 // that of x). The pair of a state of trellis2 is one product of integers, whose four bytes are a register of operand A of
 // m16n8k32: 13 to 18 instructions for 256 weights, where tables take 27; x then comes as bytes with a scale for each segment
-// of a row (pair_bytes.cuh), and sums of integers end where a segment does.
+// of a row (activation_bytes.cuh), and sums of integers end where a segment does.
 //
 // Layout (table_codes.cuh): strips of 16 rows; an item is 8 or 16 tiles of a strip, copied by a warp to its ring in
 // shared memory. A block owns some strips and each warp an equal part of their items, across strips; first copies and
@@ -216,7 +216,7 @@ __global__ void __maxnreg__(Groups == 1 || kComputed ? kMostRegisters : 128)
       if (pass.end < p.columns)
         sums[i] = sum;
       else
-        static_cast<T*>(p.y)[static_cast<int64_t>(b) * p.rows + row] = as<T>(sum * __half2float(p.row_scale[row]));
+        static_cast<T*>(p.y)[static_cast<int64_t>(b) * p.rows + row] = from_float<T>(sum * __half2float(p.row_scale[row]));
     }
   };
   // Both parts' codes: a lane's places in a unit differ.

@@ -2,8 +2,8 @@
 //
 // The four signed bytes whose sum is a weight's value are four 8-bit operands of an integer matrix instruction
 // (m16n8k32, s8 x s8 -> s32) in which the weight's activation stands four times: a weight costs its extraction from the
-// stream and one multiply, nothing else. Activations are quantized by every block (activations.cuh): 16 bits in effect up to
-// batch 8, 8 bits above.
+// stream and one multiply, nothing else. Activations come as bytes (activation_bytes.cuh), with a scale for each segment of a
+// row; every segment has sums of its own.
 //
 // Layout (docs/format.md): a tile of 16 x 16 weights is a stream of 8 Q bytes; lane l of a warp owns the steps 8 l .. 8 l +
 // 7, which are the rows g, g + 8 and columns 4 q .. 4 q + 3 of the tile (g = l / 4, q = l % 4) just as the instruction wants
@@ -15,18 +15,22 @@
 // Bound: Q / 32 bytes a weight from memory; counted instructions in EXPERIMENTS.md.
 #include <cuda_runtime.h>
 
-#include "activations.cuh"
 #include "arithmetic.cuh"
 #include "async_copy.cuh"
 #include "launch.cuh"
+#include "numbers.cuh"
+#include "trellis_activations.cuh"
 #include "trellis_decode.cuh"
 
 struct GemvParams {
   const uint8_t* codes;      // (rows / 16, columns / 16, 8 Q)
   const __half* row_scale;   // (rows)
-  const void* x;             // (batch, columns)
+  const uint8_t* x;          // (batch, parts, columns)
+  const float* x_scale;      // (batch, segments)
   void* y;                   // (batch, rows)
   int rows, columns, batch;
+  int parts;                 // bytes of an activation
+  int segment_bits;          // columns of a scale, as a power of two, 2^6 at least
   uint32_t multiplier;
   float unit;                // 1 / (147.8 gain): what a value of 1 stands for
   int alone;                 // no product before or behind: the next kernel starts late, and blocks have an SM each
@@ -41,30 +45,36 @@ struct Divisor {
 
 namespace {
 
-constexpr int kWarps = 16, kThreads = kWarps * 32;
+#ifndef WARPS
+#define WARPS 16
+#endif
+#ifndef REGISTERS
+#define REGISTERS 96
+#endif
+constexpr int kWarps = WARPS, kThreads = kWarps * 32;
 // Tiles of a copy and copies of the ring: long ones, as long as two blocks fit on an SM (227 KB).
 constexpr int kStageTiles = QUARTERS <= 12 ? 32 : QUARTERS <= 18 ? 16 : 8;
 constexpr int kStages = QUARTERS <= 12 ? 2 : QUARTERS <= 16 ? 3 : 2;
 constexpr int kMostShared = 232448 - 1024;  // of a block: what Hopper gives, less the static part
 constexpr int kAlone = kMostShared / 2 + 1024;  // a block of so many has an SM to itself (gemv_table.cu says why)
-constexpr int kHeld = 4;  // 16-byte pieces of x that a thread keeps in registers: 16384 columns
+
+__host__ __device__ constexpr int segments_of(const GemvParams& p) { return (p.columns + (1 << p.segment_bits) - 1) >> p.segment_bits; }
 
 template <int Q, class O, class T>
-__global__ void __maxnreg__(O::kShared == 4 ? 96 : 128)
+__global__ void __maxnreg__(O::kShared == 4 ? REGISTERS : 128)
     gemv(const __grid_constant__ GemvParams p, int each, int larger, Divisor by_tiles) {
   constexpr int kTile = 8 * Q, kStage = kStageTiles * kTile, kChains = O::kShared > 1 ? O::kShared : 2;
   extern __shared__ __align__(128) uint8_t shared[];
-  __shared__ float scales[O::kMostBatch];
-  __shared__ uint32_t room[O::kMostBatch * kWarps];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  const int tiles = p.columns / 16;
+  const int tiles = p.columns / 16, segments = segments_of(p), segment_tiles = 1 << (p.segment_bits - 4);
   uint8_t* ring = shared + warp * kStages * kStage;
   uint32_t* words = reinterpret_cast<uint32_t*>(shared + kWarps * kStages * kStage);
-  int* sums = reinterpret_cast<int*>(words + p.columns * O::kBytesOfColumn / 4);  // (strips of this block, 16, kColumns)
+  int* sums = reinterpret_cast<int*>(words + p.columns * O::kBytesOfColumn / 4);  // (strips, segments, 16, kColumns)
 
   // This block's strips are contiguous (`larger` blocks have one more than `each`), and so is the part of each warp: fours
   // of tiles, across strips.
   const int block = blockIdx.x, own = each + (block < larger), first_strip = block * each + min(block, larger);
+  float* scales = reinterpret_cast<float*>(sums + own * segments * 16 * O::kColumns);  // (batch, segments)
   const int fours = own * tiles / 4;
   const int begin = 4 * (fours * warp / kWarps), end = 4 * (fours * (warp + 1) / kWarps);
   const uint8_t* from = p.codes + (static_cast<int64_t>(first_strip) * tiles + begin) * kTile + lane * 16;
@@ -79,21 +89,24 @@ __global__ void __maxnreg__(O::kShared == 4 ? 96 : 128)
   };
   if (!p.alone) launch_dependents();
   for (int s = 0; s < kStages - 1; ++s) issue();
-  for (int i = threadIdx.x; i < own * 16 * O::kColumns; i += kThreads) sums[i] = 0;
+  for (int i = threadIdx.x; i < own * segments * 16 * O::kColumns; i += kThreads) sums[i] = 0;
   wait_for_previous_kernel();
-  quantize<O, T, kThreads, kHeld>(p.x, p.batch, p.columns, words, scales, room);
+  for (int i = threadIdx.x; i < p.batch * segments; i += kThreads) scales[i] = p.x_scale[i];
+  load_operands<O, kThreads>(p.x, p.batch * p.parts, p.columns, words);
+  __syncthreads();
 
   const trellis::LaneDecoder<Q> decoder(lane);
   const int g = lane / 4, q = lane % 4;
   int acc[kChains * O::kGroups][4] = {};
   int strip = by_tiles(begin), column = begin - strip * tiles, slot = 0;
+  int segment_end = min((column | (segment_tiles - 1)) + 1, tiles);
   for (int tile = begin; tile < end;) {
     wait_copies<kStages - 2>();
     __syncwarp();
     issue();  // into the slot that was read last: all lanes are past it
     const uint8_t* stream = ring + slot * kStage;
     for (const int stop = min(tile + kStageTiles, end); tile < stop;) {
-      const int here = min(stop - tile, tiles - column);
+      const int here = min(stop - tile, segment_end - column);
       const uint32_t* operand = words + (column / 4 * O::kGroups * 32 + lane) * O::kWords;
 #pragma unroll 1
       for (int t = 0; t < here; t += 4, stream += 4 * kTile, operand += O::kGroups * 32 * O::kWords) {
@@ -132,7 +145,7 @@ __global__ void __maxnreg__(O::kShared == 4 ? 96 : 128)
         }
       }
       tile += here, column += here;
-      if (column == tiles || tile == end) {  // integers: the order in which warps add does not matter
+      if (column == segment_end || tile == end) {  // integers: the order in which warps add does not matter
 #pragma unroll
         for (int group = 0; group < O::kGroups; ++group) {
           int(&sum)[4] = acc[group * kChains];
@@ -145,27 +158,28 @@ __global__ void __maxnreg__(O::kShared == 4 ? 96 : 128)
               const int other = acc[group * kChains + c][i];
               sum[i] = O::kShared == 1 ? sum[i] + other : n / width == c ? other : sum[i];
             }
-          int* to = sums + (strip * 16 + g) * O::kColumns + group * 8 + n % width;
+          const int segment = (column - 1) >> (p.segment_bits - 4);
+          int* to = sums + ((strip * segments + segment) * 16 + g) * O::kColumns + group * 8 + n % width;
           atomicAdd(to, sum[0]), atomicAdd(to + 1, sum[1]);
           atomicAdd(to + 8 * O::kColumns, sum[2]), atomicAdd(to + 8 * O::kColumns + 1, sum[3]);
         }
 #pragma unroll
         for (auto& sum : acc) sum[0] = sum[1] = sum[2] = sum[3] = 0;
-        column = 0, ++strip;
+        if (column == tiles) column = 0, ++strip;
+        segment_end = min(column + segment_tiles, tiles);
       }
     }
     if (++slot == kStages) slot = 0;
   }
   if (p.alone) launch_dependents();
   __syncthreads();
-  for (int row = threadIdx.x; row < own * 16; row += kThreads) {
-    const float row_scale = __half2float(p.row_scale[first_strip * 16 + row]) * p.unit;
-    T* y = static_cast<T*>(p.y) + first_strip * 16 + row;
-    const int* sum = sums + row * O::kColumns;
-    for (int b = 0; b < p.batch; ++b, sum += O::kParts, y += p.rows) {
-      const float value = O::kParts == 2 ? sum[0] + sum[O::kParts - 1] * (1.f / 254.f) : sum[0];
-      *y = from_float<T>(value * row_scale * scales[b]);
-    }
+  for (int i = threadIdx.x; i < own * 16 * p.batch; i += kThreads) {
+    const int b = i / (own * 16), row = i - b * (own * 16), at = first_strip * 16 + row;
+    const int* sum = sums + (row / 16 * segments * 16 + row % 16) * O::kColumns + b * p.parts;
+    float total = 0.f;
+    for (int segment = 0; segment < segments; ++segment, sum += 16 * O::kColumns)
+      total += (p.parts == 2 ? sum[0] + sum[1] * (1.f / 254.f) : sum[0]) * scales[b * segments + segment];
+    static_cast<T*>(p.y)[static_cast<int64_t>(b) * p.rows + at] = from_float<T>(total * __half2float(p.row_scale[at]) * p.unit);
   }
 }
 
@@ -174,7 +188,8 @@ int blocks_of(const GemvParams& p, int processors) { return min(p.rows / 16, pro
 template <int Q, class O>
 int shared_bytes(const GemvParams& p, int processors) {
   const int strips = p.rows / 16, blocks = blocks_of(p, processors), own = (strips + blocks - 1) / blocks;
-  return kWarps * kStages * kStageTiles * 8 * Q + p.columns * O::kBytesOfColumn + own * 16 * O::kColumns * 4;
+  return kWarps * kStages * kStageTiles * 8 * Q + p.columns * O::kBytesOfColumn + own * segments_of(p) * 16 * O::kColumns * 4 +
+         O::kColumns * segments_of(p) * 4;
 }
 
 template <int Q, class O, class T>
@@ -190,27 +205,26 @@ template <class T>
 int multiply(GemvParams p, int processors, cudaStream_t stream) {
   const int batch = p.batch;
   for (int done = 0; done < batch;) {
-    const int left = batch - done;
+    const int left = (batch - done) * p.parts;  // rows of bytes
     int status;
     auto pass = [&](auto operands) {
       using O = decltype(operands);
-      p.batch = min(left, O::kMostBatch);
+      p.batch = min(left, O::kColumns) / p.parts;
       status = launch<QUARTERS, O, T>(p, processors, stream);
     };
     auto fits = [&](auto operands) { return shared_bytes<QUARTERS, decltype(operands)>(p, processors) <= kMostShared; };
-    using Sixteen = Operands<1, 2, false>;
-    using Eight = Operands<1, 1, false>;
-    using Four = Operands<1, 1, true>;
-    using Two = Operands<2, 1, true>;
-    using One = Operands<4, 1, true>;
+    using Sixteen = Operands<1, 2>;
+    using Eight = Operands<1, 1>;
+    using Four = Operands<2, 1>;
+    using Two = Operands<4, 1>;
     if (left > 8 && fits(Sixteen{})) pass(Sixteen{});
     else if (left > 4 && fits(Eight{})) pass(Eight{});
     else if (left > 2 && fits(Four{})) pass(Four{});
-    else if (left > 1 && fits(Two{})) pass(Two{});
-    else pass(One{});
+    else pass(Two{});
     if (status) return status;
     done += p.batch;
-    p.x = static_cast<const T*>(p.x) + static_cast<int64_t>(p.batch) * p.columns;
+    p.x += static_cast<int64_t>(p.batch) * p.parts * p.columns;
+    p.x_scale += p.batch * segments_of(p);
     p.y = static_cast<T*>(p.y) + static_cast<int64_t>(p.batch) * p.rows;
   }
   return 0;
@@ -218,7 +232,7 @@ int multiply(GemvParams p, int processors, cudaStream_t stream) {
 
 }  // namespace
 
-// rows: a multiple of 16; columns: of 64, at most 33024; batch 1 to 16. Returns a cudaError_t.
+// rows: a multiple of 16; columns: of 64, at most 33024; batch 1 to 16; parts: 1, or 2. Returns a cudaError_t.
 extern "C" int gemv_trellis(const GemvParams* p, int bfloat16, int processors, cudaStream_t stream) {
   return bfloat16 ? multiply<__nv_bfloat16>(*p, processors, stream) : multiply<__half>(*p, processors, stream);
 }

@@ -9,10 +9,10 @@
 // Bound: latency; bytes are 4 n a row.
 #include <cuda_runtime.h>
 
-#include "activations.cuh"
 #include "async_copy.cuh"
 #include "half_products.cuh"
 #include "launch.cuh"
+#include "numbers.cuh"
 
 struct HadamardParams {
   const void* x;          // (rows, n), n = 2^POWER_BITS ORDER

@@ -2,7 +2,7 @@
 //
 // Row r of shared memory is column r of the instruction: 2 bytes for each column of x, 16 more from row to row. Of a pair of
 // weights that a table gives in half precision operand B is the pair of activations; of a pair that is computed from four
-// bytes it is the four bytes of pair_bytes.cuh, in one row or, where the instruction has columns to spare, in two.
+// bytes it is the four bytes of activation_bytes.cuh, in one row or, where the instruction has columns to spare, in two.
 #pragma once
 #include <cstdint>
 

@@ -1,23 +1,18 @@
 // A codebook as a table in shared memory (table_lookup.cuh), in the precision of x.
 #pragma once
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
 #include <cstdint>
 
+#include "numbers.cuh"
 #include "table_family.cuh"
 
 namespace table {
 
-template <class T> __device__ T as(float v);
-template <> __device__ __half as(float v) { return __float2half_rn(v); }
-template <> __device__ __nv_bfloat16 as(float v) { return __float2bfloat16_rn(v); }
 __device__ __forceinline__ uint16_t bits_of(__half v) { return reinterpret_cast<const uint16_t&>(v); }
 __device__ __forceinline__ uint16_t bits_of(__nv_bfloat16 v) { return reinterpret_cast<const uint16_t&>(v); }
 
 // Two neighbouring weights as one word of T.
 template <class T> __device__ __forceinline__ uint32_t pair_of(__half2 v) {
-  const T low = as<T>(__half2float(__low2half(v))), high = as<T>(__half2float(__high2half(v)));
+  const T low = from_float<T>(__half2float(__low2half(v))), high = from_float<T>(__half2float(__high2half(v)));
   return bits_of(low) | static_cast<uint32_t>(bits_of(high)) << 16;
 }
 

@@ -12,9 +12,10 @@ from emulated_kernels import PROCESSORS, emulated, library_folder, needs_gxx, on
 
 from quantizers import make_quantizer
 from quantizers.base import Encoded
-from quantizers.kernels import block_rotation, gemv_table, pair_bytes
+from quantizers.kernels import activation_bytes, block_rotation, gemv, gemv_table
+from quantizers.kernels.activation_bytes import ActivationBytes, Form
 from quantizers.kernels.block_rotation import ADDED_NORM, Source, gated, normed, plain, rotate, takes
-from quantizers.kernels.pair_bytes import PairBytes
+from quantizers.kernels.packed_product import form_of, multiply
 from quantizers.rotation import Rotation
 
 __all__ = ["library_folder", "on_cpu"]
@@ -46,17 +47,19 @@ def sources(columns: int, batch: int, dtype: torch.dtype, device: str) -> list[t
     ]
 
 
-def components(x: torch.Tensor) -> torch.Tensor:
-    """(batch, n) -> (batch, 2 n), by definition."""
+def components(x: torch.Tensor, form: Form) -> torch.Tensor:
+    """(batch, n) -> (batch, form n), by definition."""
+    if form is Form.SINGLES:
+        return x
     a, b = x[:, ::2], x[:, 1::2]
     return torch.stack((7 * a, 5 * (a + b), 7 * b, 5 * (b - a)), -1).flatten(1)
 
 
-def value_of(found: PairBytes) -> torch.Tensor:
-    """The components that the bytes stand for, (batch, 2 n)."""
+def value_of(found: ActivationBytes) -> torch.Tensor:
+    """The components that the bytes stand for, (batch, form n)."""
     rows = found.rows.cpu().view(torch.int8).double()
     value = rows[:, 0] + rows[:, 1] / 254 if found.parts == 2 else rows[:, 0]
-    scales = found.scales.cpu().double().repeat_interleave(2 << found.segment_bits, dim=1)
+    scales = found.scales.cpu().double().repeat_interleave(found.form << found.segment_bits, dim=1)
     return value * scales[:, : value.shape[1]]
 
 
@@ -65,22 +68,23 @@ def check_sources(columns: int, batch: int, dtype: torch.dtype, device: str) -> 
     assert takes(rotation)
     for source, f in sources(columns, batch, dtype, device):
         wanted = rotation.rotate_input(f)
-        found = rotate(source, rotation, halves=True, pairs=True)
-        assert found.y is not None
-        assert found.bytes is not None
-        assert float((found.y.double().cpu() - wanted).norm() / wanted.norm()) < ROUNDING[dtype]
-        part = components(wanted)
-        error = float((value_of(found.bytes) - part).norm() / part.norm())
-        assert error < (ROUNDING[dtype] if batch <= 4 else 1.2e-2)
-        if source.kind == ADDED_NORM:
-            assert found.sum is not None
-            assert source.second is not None
-            assert torch.equal(found.sum.cpu(), source.first.cpu() + source.second.cpu())
-        again = rotate(source, rotation, halves=False, pairs=True)
-        assert again.y is None
-        assert again.bytes is not None
-        assert torch.equal(again.bytes.rows, found.bytes.rows), "every run is the same"
-        assert torch.equal(again.bytes.scales, found.bytes.scales)
+        for form in (Form.SINGLES, Form.PAIRS):
+            found = rotate(source, rotation, halves=True, form=form)
+            assert found.y is not None
+            assert found.bytes is not None
+            assert float((found.y.double().cpu() - wanted).norm() / wanted.norm()) < ROUNDING[dtype]
+            part = components(wanted, form)
+            error = float((value_of(found.bytes) - part).norm() / part.norm())
+            assert error < (ROUNDING[dtype] if batch <= 4 else 1.2e-2)
+            if source.kind == ADDED_NORM:
+                assert found.sum is not None
+                assert source.second is not None
+                assert torch.equal(found.sum.cpu(), source.first.cpu() + source.second.cpu())
+            again = rotate(source, rotation, halves=False, form=form)
+            assert again.y is None
+            assert again.bytes is not None
+            assert torch.equal(again.bytes.rows, found.bytes.rows), "every run is the same"
+            assert torch.equal(again.bytes.scales, found.bytes.scales)
 
 
 def check_products(name: str, columns: int, batch: int, device: str) -> None:
@@ -96,13 +100,13 @@ def check_products(name: str, columns: int, batch: int, device: str) -> None:
     x = torch.randn(batch, columns, generator=generator)
     x[:, : columns // 2] *= 30  # blocks differ
     rotation = Rotation(in_features=columns, seed=1, group="g", most_block=2048)
-    rotated = rotate(plain(x.half().to(device)), rotation, halves=True, pairs=True)
+    rotated = rotate(plain(x.half().to(device)), rotation, halves=True, form=form_of(quantizer))
     assert rotated.y is not None
     assert rotated.bytes is not None
     wanted = rotation.rotate_input(x.half().double()) @ weight.double().T
     for given, eight_bits in ((rotated.bytes, 1.3e-2), (rotated.y, 1.6e-2)):  # a scale for a block is finer
         y = torch.full((batch, rows), torch.nan, dtype=torch.float16, device=device)
-        gemv_table.multiply(quantizer, None, codes.to(device), scale.to(device), given, y)
+        multiply(quantizer, None, codes.to(device), scale.to(device), given, y)
         error = float((y.double().cpu() - wanted).norm() / wanted.norm())
         assert error < (5e-4 if batch <= 4 else eight_bits)
 
@@ -112,13 +116,14 @@ def libraries(library_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable
     """Emulated, in an order of threads."""
 
     def use(order: dict[str, int]) -> None:
-        for module in (block_rotation, gemv_table, pair_bytes):
+        for module in (block_rotation, gemv, gemv_table, activation_bytes):
             monkeypatch.setattr(
                 module,
                 "load",
                 lambda name, device, given=None: emulated(name, {**(given or {}), **order}, library_folder),
             )
-        monkeypatch.setattr(gemv_table, "processors", lambda index: PROCESSORS)
+        for module in (gemv, gemv_table):
+            monkeypatch.setattr(module, "processors", lambda index: PROCESSORS)
 
     return use
 
@@ -139,7 +144,17 @@ def test_sources_on_this_cpu(
 @pytest.mark.usefixtures("on_cpu")
 @pytest.mark.parametrize("order", [{}, {"WARPS": 3}, {"WARPS": 3, "BACKWARDS": 1}])
 @pytest.mark.parametrize(
-    ("name", "columns", "batch"), [("trellis2-2", 2560, 1), ("trellis2-2.5", 4096, 6), ("trellis2-3", 14336, 8)]
+    ("name", "columns", "batch"),
+    [
+        ("trellis2-2", 2560, 1),
+        ("trellis2-2.5", 4096, 6),
+        ("trellis2-3", 14336, 8),
+        ("trellis-2", 2560, 1),
+        ("trellis-3.25", 2560, 3),
+        ("trellis-4", 2560, 2),
+        ("trellis-2.75", 4096, 6),
+        ("trellis-3", 6144, 13),
+    ],
 )
 def test_products_of_bytes_on_this_cpu(
     name: str, columns: int, batch: int, order: dict[str, int], libraries: Callable[[dict[str, int]], None]
@@ -152,10 +167,10 @@ def test_what_the_kernel_does_not_take_is_refused() -> None:
     assert not takes(Rotation(in_features=4096, seed=0, group=""))
     x = torch.zeros(1, 1024, dtype=torch.float16)
     with pytest.raises(ValueError, match="no kernel rotates"):
-        rotate(plain(x), Rotation(in_features=4096, seed=0, group=""), halves=True, pairs=False)
+        rotate(plain(x), Rotation(in_features=4096, seed=0, group=""), halves=True, form=Form.NONE)
     with pytest.raises(ValueError, match="float16 or bfloat16"):
-        rotate(plain(x.float()), Rotation(in_features=1024, seed=0, group=""), halves=True, pairs=False)
-    quantizer, bytes_of = make_quantizer("tcq-2"), PairBytes.like(x, 1024, 10)
+        rotate(plain(x.float()), Rotation(in_features=1024, seed=0, group=""), halves=True, form=Form.NONE)
+    quantizer, bytes_of = make_quantizer("tcq-2"), ActivationBytes.like(x, Form.PAIRS, columns=1024, segment_bits=10)
     with pytest.raises(ValueError, match="not with bytes"):
         gemv_table.multiply(quantizer, None, x, x, bytes_of, torch.zeros(1, 16, dtype=torch.float16))
 
@@ -170,7 +185,10 @@ def test_sources_on_a_gpu(columns: int, batch: int) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device and nvcc")
-@pytest.mark.parametrize("name", ["trellis2-1.5", "trellis2-2", "trellis2-3", "trellis2-4"])
+@pytest.mark.parametrize(
+    "name",
+    ["trellis2-1.5", "trellis2-2", "trellis2-3", "trellis2-4", "trellis-2", "trellis-3.25", "trellis-4", "trellis-6"],
+)
 @pytest.mark.parametrize(("columns", "batch"), [(4096, 1), (4096, 8), (14336, 1), (14336, 4), (14336, 8), (14336, 16)])
 def test_products_of_bytes_on_a_gpu(name: str, columns: int, batch: int) -> None:
     check_products(name, columns, batch, "cuda")

@@ -16,7 +16,7 @@ from emulated_kernels import PROCESSORS, emulated, library_folder, needs_gxx, on
 
 from quantizers import make_quantizer
 from quantizers.base import Encoded
-from quantizers.kernels import encode, gemv
+from quantizers.kernels import activation_bytes, encode, gemv
 from quantizers.trellis.computed import CONSTANTS, DEVIATION, LARGEST, all_values, native_state_bits, shifts
 from quantizers.trellis.mixed_viterbi import closest_symbols
 
@@ -33,6 +33,7 @@ def test_products_of_trellis_codes(
     rows, columns = shape
     library = emulated("gemv_trellis", {"QUARTERS": quarters, **ORDERS[order]}, library_folder)
     monkeypatch.setattr(gemv, "load", lambda name, device, defines: library)
+    monkeypatch.setattr(activation_bytes, "load", lambda name, device: emulated(name, {}, library_folder))
     monkeypatch.setattr(gemv, "processors", lambda index: PROCESSORS)
     generator = torch.Generator().manual_seed(rows + quarters)
     codes = torch.randint(0, 256, (rows * columns * quarters // 32,), dtype=torch.uint8, generator=generator)
@@ -59,6 +60,7 @@ def test_a_long_row_takes_several_passes(library_folder: Path, monkeypatch: pyte
     rows, columns, quarters, batch = 16, 14336, 8, 16
     library = emulated("gemv_trellis", {"QUARTERS": quarters}, library_folder)
     monkeypatch.setattr(gemv, "load", lambda name, device, defines: library)
+    monkeypatch.setattr(activation_bytes, "load", lambda name, device: emulated(name, {}, library_folder))
     monkeypatch.setattr(gemv, "processors", lambda index: PROCESSORS)
     generator = torch.Generator().manual_seed(1)
     codes = torch.randint(0, 256, (rows * columns * quarters // 32,), dtype=torch.uint8, generator=generator)

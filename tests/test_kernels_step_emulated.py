@@ -9,7 +9,7 @@ import torch
 from emulated_kernels import PROCESSORS, emulated, library_folder, needs_gxx, on_cpu
 from transformers import LlamaConfig
 
-from quantizers.kernels import block_rotation, gemv_table, lean_products, pair_bytes
+from quantizers.kernels import activation_bytes, block_rotation, gemv, gemv_table, lean_products
 from quantizers.kernels.lean_step import LeanStep
 from quantizers.kernels.random_model import block_layers, random_model
 from quantizers.kernels.random_plan import read_plan
@@ -21,7 +21,7 @@ CAPACITY, BATCH = 4, 2
 
 @needs_gxx
 @pytest.mark.usefixtures("on_cpu")
-@pytest.mark.parametrize("plan", ["trellis2-2:fused", "trellis2-3:unfused", "vq-2:fused"])
+@pytest.mark.parametrize("plan", ["trellis2-2:fused", "trellis2-3:unfused", "trellis-2.5:fused", "vq-2:fused"])
 def test_a_step_of_kernels_is_the_step_of_torch(
     plan: str, library_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -51,15 +51,20 @@ def test_a_step_of_kernels_is_the_step_of_torch(
     def fused(source: block_rotation.Source, rotation: Rotation) -> bool:
         return block_rotation.takes(rotation)
 
-    for module in (block_rotation, gemv_table, pair_bytes):
+    for module in (block_rotation, gemv, gemv_table, activation_bytes):
         monkeypatch.setattr(module, "load", load)
-    monkeypatch.setattr(gemv_table, "processors", lambda index: PROCESSORS)
+    for module in (gemv, gemv_table):
+        monkeypatch.setattr(module, "processors", lambda index: PROCESSORS)
     monkeypatch.setattr(lean_products, "has_fused_rotation", fused)
     ours = decoded()
     # 16-bit numbers between the parts, rounded in other places
     assert float((ours - expected).norm() / expected.norm()) < 5e-3
     rotations = kernels.count("block_rotation")
     assert rotations == CAPACITY * config.num_hidden_layers * 4, "one for each input, norm and gate with it"
-    products = {"trellis2-2:fused": 4, "trellis2-3:unfused": 7, "vq-2:fused": 0}[plan]  # vq: by plain torch here
-    assert kernels.count("gemv_table") == CAPACITY * config.num_hidden_layers * products
-    assert "pair_bytes" not in kernels
+    products = {"trellis2-2:fused": 4, "trellis2-3:unfused": 7, "trellis-2.5:fused": 4, "vq-2:fused": 0}[
+        plan
+    ]  # vq: by plain torch
+    # vq: by plain torch
+    made = kernels.count("gemv_table") + kernels.count("gemv_trellis")
+    assert made == CAPACITY * config.num_hidden_layers * products
+    assert "activation_bytes" not in kernels

@@ -12,7 +12,7 @@ from emulated_kernels import PROCESSORS, emulated, library_folder, needs_gxx, on
 
 from quantizers import make_quantizer
 from quantizers.base import Encoded, Quantizer
-from quantizers.kernels import gemv_table, pair_bytes
+from quantizers.kernels import activation_bytes, gemv_table
 from quantizers.kernels.build import KernelUnavailableError, build, compiler
 from quantizers.kernels.gemv_table import all_defines, instance, multiply
 
@@ -116,7 +116,7 @@ def test_products_on_this_cpu(
     library = emulated("gemv_table", {**defines, **ORDERS[order]}, library_folder)
     monkeypatch.setattr(gemv_table, "load", lambda name, device, defines: library)
     monkeypatch.setattr(gemv_table, "processors", lambda index: PROCESSORS)
-    monkeypatch.setattr(pair_bytes, "load", lambda name, device: emulated(name, {}, library_folder))
+    monkeypatch.setattr(activation_bytes, "load", lambda name, device: emulated(name, {}, library_folder))
     check_products(name, state_bits, (16, 64), (9,), (torch.float16,), "cpu")
     check_products(name, state_bits, (80, 1088), (3,), (torch.float16,), "cpu")
     check_products(name, state_bits, (48, 320), (1,), (torch.bfloat16,), "cpu")

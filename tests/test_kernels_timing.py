@@ -16,7 +16,8 @@ from analysis import kernel_speed
 from quantizers import make_quantizer
 from quantizers.base import Encoded
 from quantizers.kernels import bench, chain, gemv, gemv_table
-from quantizers.kernels.products import Dense, Packed, PyTorchInt4, has_kernel, spacing
+from quantizers.kernels.packed_product import has_kernel
+from quantizers.kernels.products import Dense, Packed, PyTorchInt4, spacing
 
 __all__ = ["library_folder", "on_cpu"]
 

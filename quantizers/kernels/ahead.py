@@ -31,7 +31,7 @@ def instances() -> Iterator[tuple[str, Mapping[str, int]]]:
     """(source, defines) of every library of cuda/."""
     yield "read_limit", {}
     yield "encode_trellis", {}
-    yield "pair_bytes", {}
+    yield "activation_bytes", {}
     for bits in BLOCK_BITS:
         yield "block_rotation", {"POWER_BITS": bits}
     for power_bits, order in sorted(hadamard_defines()):

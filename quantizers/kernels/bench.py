@@ -21,7 +21,8 @@ from quantizers.base import Quantizer
 from quantizers.kernels import chain, gemv_table
 from quantizers.kernels.build import architecture, build
 from quantizers.kernels.gemv import MOST_BATCH
-from quantizers.kernels.products import Dense, Packed, PyTorchInt4, Way, has_kernel
+from quantizers.kernels.packed_product import has_kernel
+from quantizers.kernels.products import Dense, Packed, PyTorchInt4, Way
 from quantizers.trellis.computed_trellis import ComputedTrellis
 
 log = logging.getLogger(__name__)

@@ -13,8 +13,8 @@ from functools import lru_cache
 import numpy as np
 import torch
 
+from quantizers.kernels.activation_bytes import DTYPES, ActivationBytes, Form
 from quantizers.kernels.build import check, load
-from quantizers.kernels.pair_bytes import DTYPES, PairBytes
 from quantizers.rotation import Rotation
 from quantizers.rotation.signs import random_signs
 
@@ -85,12 +85,12 @@ class Rotated:
     """y (batch, n) in the dtype of the source, its bytes, None where not asked for; sum: x + delta where both are."""
 
     y: torch.Tensor | None
-    bytes: PairBytes | None
+    bytes: ActivationBytes | None
     sum: torch.Tensor | None
 
 
-def rotate(source: Source, rotation: Rotation, *, halves: bool, pairs: bool) -> Rotated:
-    """On the current stream of the device. halves, pairs: which results are wanted.
+def rotate(source: Source, rotation: Rotation, *, halves: bool, form: Form) -> Rotated:
+    """On the current stream of the device. halves, form: which results are wanted.
 
     ValueError where the kernel does not take the rotation, or the tensors: float16 or bfloat16 of one dtype, numbers of
     a row side by side, rows from multiples of 16 bytes."""
@@ -105,7 +105,7 @@ def rotate(source: Source, rotation: Rotation, *, halves: bool, pairs: bool) -> 
         raise ValueError(f"float16 or bfloat16, rows from multiples of 16 bytes; not {first.dtype}")
     bits = rotation.block.bit_length() - 1
     y = first.new_empty(batch, columns) if halves else None
-    bytes_of = PairBytes.like(first, columns, bits) if pairs else None
+    bytes_of = ActivationBytes.like(first, form, columns=columns, segment_bits=bits) if form is not Form.NONE else None
     total = first.new_empty(batch, columns) if source.kind == ADDED_NORM else None
     params = _Params(
         x=first.data_ptr(),
@@ -126,7 +126,7 @@ def rotate(source: Source, rotation: Rotation, *, halves: bool, pairs: bool) -> 
     parts = bytes_of.parts if bytes_of else 0
     stream = ctypes.c_void_p(torch.cuda.current_stream(first.device).cuda_stream)
     status = library.block_rotation(
-        ctypes.byref(params), source.kind, parts, int(first.dtype == torch.bfloat16), stream
+        ctypes.byref(params), source.kind, int(form), parts, int(first.dtype == torch.bfloat16), stream
     )
     check(status, "block_rotation")
     return Rotated(y=y, bytes=bytes_of, sum=total)

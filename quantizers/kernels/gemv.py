@@ -1,4 +1,4 @@
-"""y = x W^T from packed `trellis` codes (`cuda/gemv_trellis.cu`), batch 1 to 16."""
+"""y = x W^T from packed `trellis` codes (`cuda/gemv_trellis.cu`), batch 1 to 16; x as bytes (`activation_bytes`)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from functools import cache
 
 import torch
 
+from quantizers.kernels.activation_bytes import DTYPES, LEAST_SEGMENT_BITS, ActivationBytes, Form, of_form
 from quantizers.kernels.build import check, load
 from quantizers.trellis.computed import CONSTANTS, DEVIATION
 from quantizers.trellis.mixed_stream import tile_bytes
@@ -22,10 +23,13 @@ class _Params(ctypes.Structure):
         ("codes", ctypes.c_void_p),
         ("row_scale", ctypes.c_void_p),
         ("x", ctypes.c_void_p),
+        ("x_scale", ctypes.c_void_p),
         ("y", ctypes.c_void_p),
         ("rows", ctypes.c_int),
         ("columns", ctypes.c_int),
         ("batch", ctypes.c_int),
+        ("parts", ctypes.c_int),
+        ("segment_bits", ctypes.c_int),
         ("multiplier", ctypes.c_uint32),
         ("unit", ctypes.c_float),
         ("alone", ctypes.c_int),
@@ -44,12 +48,19 @@ def takes(rows: int, columns: int, batch: int) -> bool:
 
 
 def multiply(
-    codes: torch.Tensor, row_scale: torch.Tensor, x: torch.Tensor, y: torch.Tensor, quarters: int, *, alone: bool = True
+    codes: torch.Tensor,
+    row_scale: torch.Tensor,
+    x: torch.Tensor | ActivationBytes,
+    y: torch.Tensor,
+    quarters: int,
+    *,
+    alone: bool = True,
 ) -> None:
     """y (batch, rows) = x (batch, columns) W^T, into `y`, on the current stream of the device.
 
     The codes are those of the family's own number of state bits. alone: as of `gemv_table.multiply`.
-    codes: (rows / 16 x columns / 16 x 8 quarters,) uint8; row_scale: (rows,) float16; x and y float16 or bfloat16.
+    codes: (rows / 16 x columns / 16 x 8 quarters,) uint8; row_scale: (rows,) float16; x and y float16 or bfloat16, of x
+    bytes are made first where it is none.
     ValueError on a shape that the kernel does not take: rows a multiple of 16, columns of 64."""
     batch, columns = x.shape
     rows = y.shape[1]
@@ -60,24 +71,32 @@ def multiply(
         )
     if codes.numel() != rows * columns // 256 * tile_bytes(quarters):
         raise ValueError(f"{codes.numel()} bytes of codes are not those of {rows} x {columns} at {quarters / 4:g} bits")
+    if x.dtype not in DTYPES or y.dtype != x.dtype:
+        raise ValueError(f"x and y are both float16 or both bfloat16, not {x.dtype} and {y.dtype}")
+    given = of_form(x, Form.SINGLES)
+    if given.segment_bits < LEAST_SEGMENT_BITS:
+        raise ValueError(f"a scale holds for 2^{LEAST_SEGMENT_BITS} columns at least, not 2^{given.segment_bits}")
     multiplier, gain = CONSTANTS[quarters]
-    library = load("gemv_trellis", x.device, {"QUARTERS": quarters})
+    library = load("gemv_trellis", y.device, {"QUARTERS": quarters})
     params = _Params(
         codes=codes.data_ptr(),
         row_scale=row_scale.data_ptr(),
-        x=x.data_ptr(),
+        x=given.rows.data_ptr(),
+        x_scale=given.scales.data_ptr(),
         y=y.data_ptr(),
         rows=rows,
         columns=columns,
         batch=batch,
+        parts=given.parts,
+        segment_bits=given.segment_bits,
         multiplier=multiplier,
         unit=1 / (DEVIATION * gain),
         alone=int(alone),
     )
     status = library.gemv_trellis(
         ctypes.byref(params),
-        int(x.dtype == torch.bfloat16),
-        processors(x.device.index or 0),
-        ctypes.c_void_p(torch.cuda.current_stream(x.device).cuda_stream),
+        int(y.dtype == torch.bfloat16),
+        processors(y.device.index or 0),
+        ctypes.c_void_p(torch.cuda.current_stream(y.device).cuda_stream),
     )
     check(status, "gemv_trellis")

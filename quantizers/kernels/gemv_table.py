@@ -13,9 +13,9 @@ import torch
 
 from quantizers import FAMILIES
 from quantizers.base import Quantizer
+from quantizers.kernels.activation_bytes import DTYPES, ActivationBytes, Form, of_form
 from quantizers.kernels.build import check, load
 from quantizers.kernels.gemv import MOST_BATCH, processors
-from quantizers.kernels.pair_bytes import DTYPES, PairBytes, made
 from quantizers.scalar import NonUniform
 from quantizers.trellis import ComputedPair, HalfTrellis, Trellis, computed_pair
 from quantizers.trellis.half import first_columns
@@ -214,7 +214,7 @@ def multiply(
     codebook: torch.Tensor | None,
     codes: torch.Tensor,
     row_scale: torch.Tensor,
-    x: torch.Tensor | PairBytes,
+    x: torch.Tensor | ActivationBytes,
     y: torch.Tensor,
     *,
     alone: bool = True,
@@ -233,9 +233,9 @@ def multiply(
         raise ValueError(
             f"rows are a multiple of 16, columns of 64, batch 1 to {MOST_BATCH}; not {rows}, {columns}, {batch}"
         )
-    if how.codebook_shape is None and isinstance(x, torch.Tensor):
-        x = made(x)
-    if how.codebook_shape is not None and isinstance(x, PairBytes):
+    if how.codebook_shape is None:
+        x = of_form(x, Form.PAIRS)
+    elif not isinstance(x, torch.Tensor):
         raise ValueError(f"{quantizer.name} is multiplied with float16 or bfloat16, not with bytes")
     if x.dtype not in DTYPES or y.dtype != x.dtype:
         raise ValueError(f"x and y are both float16 or both bfloat16, not {x.dtype} and {y.dtype}")

@@ -14,23 +14,22 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from quantizers.kernels import block_rotation, gemv, gemv_table
+from quantizers.kernels import block_rotation, gemv
+from quantizers.kernels.activation_bytes import Form
 from quantizers.kernels.block_rotation import Source
 from quantizers.kernels.operators import has_fused_rotation, rotate
-from quantizers.kernels.pair_bytes import PairBytes
+from quantizers.kernels.packed_product import Input, form_of, multiply
 from quantizers.linear import QuantizedLinear
 from quantizers.modules.fused import FusedMember
 from quantizers.rotation import Rotation
-from quantizers.trellis import ComputedPair
 
-Input = torch.Tensor | PairBytes
-Kind = tuple[Rotation | None, bool]  # of a product's input: how it is rotated, and whether it is bytes
+Kind = tuple[Rotation | None, Form]  # of a product's input: how it is rotated, and the bytes that it is
 Plainly = Callable[[Source], tuple[torch.Tensor, torch.Tensor]]
 
 
 class Product(Protocol):
     """One matrix product. `names`: the layers whose rows it has, `rows` of each; `rotation`: of the input that it
-    reads, None: the input itself; `of_bytes`: whether it reads bytes where they are made for it."""
+    reads, None: the input itself; `form`: of the bytes that it reads where they are made for it."""
 
     @property
     def names(self) -> tuple[str, ...]: ...
@@ -42,7 +41,7 @@ class Product(Protocol):
     def rotation(self) -> Rotation | None: ...
 
     @property
-    def of_bytes(self) -> bool: ...
+    def form(self) -> Form: ...
 
     def __call__(self, x: Input, *, alone: bool) -> torch.Tensor:
         """x (batch, in), rotated -> (batch, rows of all). alone: as of `gemv_table.multiply`."""
@@ -61,15 +60,16 @@ class Packed:
         return self.layer.rotation
 
     @property
-    def of_bytes(self) -> bool:
+    def form(self) -> Form:
         layer = self.layer
-        return isinstance(layer.quantizer, ComputedPair) and gemv.takes(layer.out_features, layer.in_features, 1)
+        taken = gemv.takes(layer.out_features, layer.in_features, 1)
+        return form_of(layer.quantizer) if taken else Form.NONE
 
     def __call__(self, x: Input, *, alone: bool) -> torch.Tensor:
         if isinstance(x, torch.Tensor):
             return self.layer.multiply(x)
         tensors, y = self.layer.encoded.tensors, x.rows.new_empty(len(x.rows), self.layer.out_features, dtype=x.dtype)
-        gemv_table.multiply(self.layer.quantizer, None, tensors["codes"], tensors["row_scale"], x, y, alone=alone)
+        multiply(self.layer.quantizer, None, tensors["codes"], tensors["row_scale"], x, y, alone=alone)
         return y if self.layer.bias is None else y + self.layer.bias.to(y.dtype)
 
 
@@ -81,7 +81,7 @@ class Dense:
     rows: tuple[int, ...]
     weight: torch.Tensor
     bias: torch.Tensor | None
-    of_bytes = False
+    form = Form.NONE
 
     @property
     def rotation(self) -> Rotation | None:
@@ -99,16 +99,14 @@ class Absent:
     names: tuple[str, ...]
     rows: tuple[int, ...]
     rotation: Rotation | None
-    of_bytes: bool
+    form: Form
     output: torch.Tensor
 
     @classmethod
     def like(cls, product: Product, batch: int, dtype: torch.dtype, device: torch.device) -> Absent:
         """In the place of a product."""
         output = torch.randn(batch, sum(product.rows), device=device).to(dtype)
-        return cls(
-            names=product.names, rows=product.rows, rotation=product.rotation, of_bytes=product.of_bytes, output=output
-        )
+        return cls(names=product.names, rows=product.rows, rotation=product.rotation, form=product.form, output=output)
 
     def __call__(self, x: Input, *, alone: bool) -> torch.Tensor:
         return self.output
@@ -123,7 +121,7 @@ class Group:
     def __call__(self, source: Source) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         """(batch, rows) of each layer, by the last part of its name; and x + delta of a source that adds."""
         few = len(source.first) <= gemv.MOST_BATCH
-        kinds = [(product.rotation, product.of_bytes and few) for product in self.products]
+        kinds = [(product.rotation, product.form if few else Form.NONE) for product in self.products]
         inputs, total = self._inputs(source, kinds)
         results: dict[str, torch.Tensor] = {}
         for product, kind in zip(self.products, kinds, strict=True):
@@ -135,11 +133,15 @@ class Group:
         """What products of these kinds read."""
         first = kinds[0][0]
         if first is not None and all(rotation == first for rotation, _ in kinds) and has_fused_rotation(source, first):
-            asked = {of_bytes for _, of_bytes in kinds}
-            found = block_rotation.rotate(source, first, halves=False in asked, pairs=True in asked)
-            made: dict[Kind, Input | None] = {(first, False): found.y, (first, True): found.bytes}
-            total = source.first if found.sum is None else found.sum
-            return {kind: x for kind, x in made.items() if x is not None}, total
+            asked = {form for _, form in kinds}
+            inputs: dict[Kind, Input] = {}
+            total = source.first
+            for form in sorted(asked - {Form.NONE}) or [Form.NONE]:  # a launch for each form of bytes
+                halves = Form.NONE in asked and (first, Form.NONE) not in inputs
+                found = block_rotation.rotate(source, first, halves=halves, form=form)
+                inputs |= {(first, form): x for form, x in ((Form.NONE, found.y), (form, found.bytes)) if x is not None}
+                total = total if found.sum is None else found.sum
+            return inputs, total
         x, total = self._plain(source)
         turned: dict[Rotation | None, torch.Tensor] = {None: x}
         for rotation, _ in kinds:

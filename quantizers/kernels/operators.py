@@ -18,7 +18,8 @@ from torch.nn import functional
 
 from quantizers import make_quantizer
 from quantizers.base import Encoded, Quantizer
-from quantizers.kernels import block_rotation, gemv, gemv_table, hadamard, products
+from quantizers.kernels import block_rotation, gemv, hadamard, packed_product
+from quantizers.kernels.activation_bytes import Form
 from quantizers.kernels.build import KernelUnavailableError, compiler
 from quantizers.kernels.dequantize import dequantize
 from quantizers.rotation import Rotation
@@ -68,7 +69,7 @@ def _turned(x: torch.Tensor, rotation: Rotation) -> torch.Tensor:
     """R x, by a kernel where there is one."""
     source = block_rotation.plain(x.contiguous())
     if has_fused_rotation(source, rotation):
-        y = block_rotation.rotate(source, rotation, halves=True, pairs=False).y
+        y = block_rotation.rotate(source, rotation, halves=True, form=Form.NONE).y
         assert y is not None
         return y
     if x.is_cuda and x.dtype in KERNEL_DTYPES and hadamard.defines(rotation) and _has_compiler():
@@ -105,11 +106,7 @@ def _product(
     if has_kernel(quantizer, state_bits, out_features, x):
         named = dict(zip(keys.split(","), tensors, strict=True))
         codes, scale, y = named["codes"], named["row_scale"], x.new_empty(len(x), out_features)
-        decoder = _decoder(quantizer, state_bits)
-        if isinstance(decoder, ComputedTrellis):
-            gemv.multiply(codes, scale, x.contiguous(), y, decoder.quarters)
-        else:
-            gemv_table.multiply(decoder, codebook, codes, scale, x.contiguous(), y)
+        packed_product.multiply(_decoder(quantizer, state_bits), codebook, codes, scale, x.contiguous(), y)
         return y
     if has_dequantizer(quantizer, state_bits, out_features, x):
         named, decoder = dict(zip(keys.split(","), tensors, strict=True)), _decoder(quantizer, state_bits)
@@ -186,7 +183,7 @@ def has_kernel(quantizer: str, state_bits: int, out_features: int, x: torch.Tens
         x.is_cuda and x.dtype in KERNEL_DTYPES and gemv.takes(out_features, in_features, batch) and _has_compiler()
     ):
         return False
-    return products.has_kernel(_decoder(quantizer, state_bits))
+    return packed_product.has_kernel(_decoder(quantizer, state_bits))
 
 
 def has_fused_rotation(source: block_rotation.Source, rotation: Rotation) -> bool:
@@ -200,7 +197,7 @@ def has_dequantizer(quantizer: str, state_bits: int, out_features: int, x: torch
     if not (x.is_cuda and x.dtype in KERNEL_DTYPES and out_features % 16 == x.shape[1] % 16 == 0 and _has_compiler()):
         return False
     decoder = _decoder(quantizer, state_bits)
-    return products.has_kernel(decoder) and (isinstance(decoder, ComputedTrellis) or x.shape[1] % 64 == 0)
+    return packed_product.has_kernel(decoder) and (isinstance(decoder, ComputedTrellis) or x.shape[1] % 64 == 0)
 
 
 @cache

@@ -12,14 +12,11 @@ from typing import Protocol
 import torch
 
 from quantizers.base import Quantizer
-from quantizers.kernels import block_rotation, gemv, gemv_table, pair_bytes
-from quantizers.kernels.pair_bytes import PairBytes
+from quantizers.kernels import block_rotation, gemv
+from quantizers.kernels.activation_bytes import ActivationBytes, Form, made
+from quantizers.kernels.packed_product import Input, form_of, multiply
 from quantizers.rotation import MOST_BLOCK, Rotation
-from quantizers.trellis import ComputedPair
-from quantizers.trellis.computed import native_state_bits
-from quantizers.trellis.computed_trellis import ComputedTrellis
 
-Input = torch.Tensor | PairBytes
 Work = Callable[[Input, torch.Tensor], object]  # (x (batch, columns), y (batch, rows)): the product, into y
 Turn = Callable[[torch.Tensor], Input]  # x -> what a product reads of it
 ALIGNMENT = 256
@@ -64,8 +61,8 @@ class Packed:
 
     def __init__(self, quantizer: Quantizer) -> None:
         self.quantizer, self._quantizer = quantizer.name, quantizer
-        self._of_bytes = isinstance(quantizer, ComputedPair)
-        self._bytes: dict[torch.Size, PairBytes] = {}
+        self._form = form_of(quantizer)
+        self._bytes: dict[torch.Size, ActivationBytes] = {}
 
     def weight_bytes(self, rows: int, columns: int) -> int:
         """All but the row scales."""
@@ -82,9 +79,9 @@ class Packed:
             return None
 
         def turn(x: torch.Tensor) -> Input:
-            source, of_bytes = block_rotation.plain(x), self._of_bytes
-            found = block_rotation.rotate(source, rotation, halves=not of_bytes, pairs=of_bytes)
-            result = found.bytes if of_bytes else found.y
+            halves = self._form is Form.NONE
+            found = block_rotation.rotate(block_rotation.plain(x), rotation, halves=halves, form=self._form)
+            result = found.y if halves else found.bytes
             assert result is not None
             return result
 
@@ -100,21 +97,19 @@ class Packed:
 
     def _work(self, codes: torch.Tensor, scale: torch.Tensor, alone: bool) -> Work:
         quantizer = self._quantizer
-        if isinstance(quantizer, ComputedTrellis):
-            return partial(_of_trellis, codes, scale, quantizer.quarters, alone)
         table = quantizer.codebook()
         held = None if table is None else table.to(codes.device)
 
         def work(x: Input, y: torch.Tensor) -> None:
-            given = self._bytes_of(x) if self._of_bytes and isinstance(x, torch.Tensor) else x
-            gemv_table.multiply(quantizer, held, codes, scale, given, y, alone=alone)
+            given = self._bytes_of(x) if self._form is not Form.NONE and isinstance(x, torch.Tensor) else x
+            multiply(quantizer, held, codes, scale, given, y, alone=alone)
 
         return work
 
-    def _bytes_of(self, x: torch.Tensor) -> PairBytes:
+    def _bytes_of(self, x: torch.Tensor) -> ActivationBytes:
         """Of the first x of a shape: in a model rotations make them, and the wait for the one before is the same."""
         if x.shape not in self._bytes:
-            self._bytes[x.shape] = pair_bytes.made(x)
+            self._bytes[x.shape] = made(x, self._form)
         return self._bytes[x.shape]
 
 
@@ -173,13 +168,6 @@ class PyTorchInt4:
         return found
 
 
-def _of_trellis(
-    codes: torch.Tensor, scale: torch.Tensor, quarters: int, alone: bool, x: Input, y: torch.Tensor
-) -> None:
-    assert isinstance(x, torch.Tensor)
-    gemv.multiply(codes, scale, x, y, quarters, alone=alone)
-
-
 def _dense(weight: torch.Tensor, x: Input, y: torch.Tensor) -> None:
     assert isinstance(x, torch.Tensor)
     torch.mm(x, weight.T, out=y)
@@ -193,10 +181,3 @@ def _int4(packed: torch.Tensor, scales: torch.Tensor, x: Input, y: torch.Tensor)
 def spacing(size: int) -> int:
     """Bytes from one weight to the next in a pool."""
     return -(-size // ALIGNMENT) * ALIGNMENT
-
-
-def has_kernel(quantizer: Quantizer) -> bool:
-    """Whether products with the codes of a quantizer have a kernel."""
-    if isinstance(quantizer, ComputedTrellis):
-        return quantizer.states == native_state_bits(quantizer.quarters)
-    return gemv_table.multiplied(quantizer)

@@ -18,7 +18,7 @@ from quantizers import make_quantizer
 from quantizers.base import Encoded, Quantizer
 from quantizers.checkpoint.surgery import replace
 from quantizers.kernels.int8_head import Int8Head
-from quantizers.kernels.products import has_kernel
+from quantizers.kernels.packed_product import has_kernel
 from quantizers.kernels.random_plan import FP16, StepPlan
 from quantizers.linear import QuantizedLinear
 from quantizers.models import LinearSlot, linear_slots

@@ -25,7 +25,7 @@ import pandas as pd
 from quantizers import make_quantizer
 from quantizers.base import Quantizer
 from quantizers.checkpoint.layout import LayerChoice
-from quantizers.kernels.products import has_kernel
+from quantizers.kernels.packed_product import has_kernel
 from quantizers.models.families import EMBEDDING, HEAD
 from quantizers.modules.fusing import fused_units
 

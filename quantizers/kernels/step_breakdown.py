@@ -19,7 +19,7 @@ import torch
 # The first pattern that is found in a kernel's name gives its group. torch.compile names kernels by what they compute:
 # every norm has an rsqrt, and only masked attention has sums or a softmax without one.
 GROUPS: tuple[tuple[str, re.Pattern[str]], ...] = (
-    ("rotation", re.compile(r"hadamard|rotate<|pair_bytes")),
+    ("rotation", re.compile(r"hadamard|rotate<|activation_bytes")),
     ("sampling", re.compile(r"argmax", re.IGNORECASE)),
     ("attention", re.compile(r"flash|fmha|attention|sdpa|^_parts|^_whole", re.IGNORECASE)),
     ("norm and elementwise", re.compile(r"triton.*(rsqrt|silu|sigmoid|embedding|index_put)")),
