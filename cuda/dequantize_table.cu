@@ -32,6 +32,7 @@ namespace {
 
 constexpr int kWarps = 8, kThreads = kWarps * 32, kStages = 3;
 constexpr int kSlot = largest(First::kSlot, Second::kSlot);
+constexpr int kBehind = 16;  // bytes behind the rings: lanes of codes of odd width read a word more than they need
 constexpr bool kComputed = Table::kBytes == 0, kTwoParts = !std::is_same_v<First, Second>;
 
 // The two weights of an operand of table_lookup.cuh, over the unit.
@@ -107,7 +108,7 @@ __global__ void __launch_bounds__(kThreads) dequantize(const __grid_constant__ D
 template <class T>
 int launch(const DequantizeTableParams& p, int processors, cudaStream_t stream) {
   const int strips = p.rows / 16, blocks = min(strips, 2 * processors);
-  const int bytes = Table::kBytes + kWarps * kStages * kSlot;
+  const int bytes = Table::kBytes + kWarps * kStages * kSlot + kBehind;
   return launch_overlapped(dequantize<T>, blocks, kThreads, bytes, stream, p, strips / blocks, strips % blocks);
 }
 

@@ -15,7 +15,7 @@ from emulated_kernels import PROCESSORS, emulated, library_folder, needs_gxx, on
 from analysis import kernel_speed
 from quantizers import make_quantizer
 from quantizers.base import Encoded
-from quantizers.kernels import bench, chain, gemv, gemv_table
+from quantizers.kernels import activation_bytes, bench, chain, gemv, gemv_table
 from quantizers.kernels.packed_product import has_kernel
 from quantizers.kernels.products import Dense, Packed, PyTorchInt4, spacing
 
@@ -32,6 +32,7 @@ def test_a_packed_way_multiplies_with_the_codes_of_its_pool(
     for module in (gemv, gemv_table):
         monkeypatch.setattr(module, "load", lambda source, device, defines: emulated(source, defines, library_folder))
         monkeypatch.setattr(module, "processors", lambda index: PROCESSORS)
+    monkeypatch.setattr(activation_bytes, "load", lambda source, device: emulated(source, {}, library_folder))
     pool = torch.randint(0, 256, (1 << 16,), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     way = Packed(quantizer)
     size = way.weight_bytes(rows, columns)

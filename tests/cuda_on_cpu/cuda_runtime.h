@@ -3,8 +3,10 @@
 //
 // Bulk copies into shared memory arrive as late as the kernel allows, at the wait for them (or, with EARLY_COPIES, at once),
 // and fibers run in order of their threads or, with BACKWARDS, against it: a kernel that reads before it waits, or writes over
-// what another lane has yet to read, gives wrong sums here. Dynamic shared memory starts as noise.
+// what another lane has yet to read, gives wrong sums here. Dynamic shared memory starts as noise, and ends where the launch
+// says: what a kernel reads or writes behind it is a segmentation fault.
 #pragma once
+#include <sys/mman.h>
 #include <ucontext.h>
 
 #include <algorithm>
@@ -77,7 +79,20 @@ struct Block {
 
 inline Block* block = nullptr;
 inline Thread* thread = nullptr;
-alignas(1024) inline uint8_t dynamic_shared[1 << 18];
+inline uint8_t* dynamic_shared = nullptr;
+inline size_t dynamic_bytes = 0;
+
+// Shared memory of `bytes` in front of a page that nobody may touch.
+inline void give_shared(size_t bytes) {
+  constexpr size_t room = 1 << 18, page = 1 << 16;
+  static uint8_t* const end = [] {
+    void* all = mmap(nullptr, room + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    uint8_t* end = static_cast<uint8_t*>(all) + room;
+    mprotect(end, page, PROT_NONE);
+    return end;
+  }();
+  dynamic_bytes = (bytes + 15) / 16 * 16, dynamic_shared = end - dynamic_bytes;
+}
 
 inline void yield() { swapcontext(&thread->context, &block->scheduler); }
 
@@ -97,7 +112,7 @@ inline bool run(dim3 index, dim3 grid, dim3 size, const std::function<void()>& b
   blockIdx = index, gridDim = grid, blockDim = size;
   block = &here;
   uint32_t noise = 12345;
-  for (auto& byte : dynamic_shared) byte = (noise = noise * 1664525 + 1013904223) >> 24;
+  for (size_t i = 0; i < dynamic_bytes; ++i) dynamic_shared[i] = (noise = noise * 1664525 + 1013904223) >> 24;
   for (int i = 0; i < count; ++i) {
     Thread& t = here.threads[i];
     t.stack.reset(new char[kStack]);
@@ -233,6 +248,7 @@ template <class K> cudaError_t cudaFuncSetAttribute(K, int, int bytes) { return 
 namespace emulated {
 inline cudaError_t launch(dim3 grid, dim3 size, size_t shared, const std::function<void()>& body) {
   if (shared > 232448) return last = cudaErrorInvalidValue;
+  give_shared(shared);
   for (unsigned z = 0; z < grid.z; ++z)
     for (unsigned y = 0; y < grid.y; ++y)
       for (unsigned x = 0; x < grid.x; ++x)
