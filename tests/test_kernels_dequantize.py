@@ -35,6 +35,7 @@ def compared(name: str, shape: tuple[int, int], dtype: torch.dtype, device: str)
 
 
 PAIRS = ("trellis2-1.5", "trellis2-2", "tcq-3", "half-tcq-3.25", "vq-2.5", "nuq-3", "nuq-6")
+ODD = ("trellis2-2.5", "trellis2-3.5", "tcq-1.5")
 EMULATED = [
     (name, shape, dtype)
     for names, least, odd in (
@@ -44,8 +45,7 @@ EMULATED = [
     for name in names
     for shape, dtype in ((least, torch.float16), (odd, torch.bfloat16))
 ] + [  # every slot of every warp's ring is used, and lanes of odd codes read one word more than they need
-    (name, (16, 4096), torch.float16)
-    for name in ("trellis2-1.5", "trellis2-2.5", "trellis2-3.5", "half-tcq-3.25", "vq-2.5")
+    (name, (16, 4096), torch.float16) for name in (*ODD, "half-tcq-3.25", "vq-2.5")
 ]
 
 
@@ -73,7 +73,9 @@ def test_other_shapes_and_sizes_are_refused() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device and nvcc")
-@pytest.mark.parametrize("name", [*(f"trellis-{quarters / 4:g}" for quarters in CONSTANTS), *PAIRS, "tcq-4", "vq-2"])
+@pytest.mark.parametrize(
+    "name", [*(f"trellis-{quarters / 4:g}" for quarters in CONSTANTS), *PAIRS, *ODD, "tcq-4", "vq-2"]
+)
 def test_the_numbers_on_a_gpu(name: str) -> None:
     for shape in ((16, 64), (1040, 4096)):
         for dtype in (torch.float16, torch.bfloat16):
