@@ -91,7 +91,8 @@ __global__ void __maxnreg__(Groups == 1 || kComputed ? kMostRegisters : 128)
   float* places = reinterpret_cast<float*>(x + p.batch * Parts * pitch);  // (own + warps - 1, 16, 2^width)
   float* sums = places + (own + kWarps - 1) * of_strip;                   // (own, 16, 2^width)
   uint2* spans = reinterpret_cast<uint2*>(sums + own * of_strip);         // (own): first and last warp of a strip
-  float* scales = reinterpret_cast<float*>(spans + own);                  // (batch, segments)
+  __half* row_scales = reinterpret_cast<__half*>(spans + 2 * ((own + 1) / 2));  // (own, 16)
+  float* scales = reinterpret_cast<float*>(row_scales + own * 16);        // (batch, segments)
   const int segments = kComputed ? segments_of(p) : 0;
 
   const Table entries(shared, lane, p.multiplier);
@@ -205,18 +206,27 @@ __global__ void __maxnreg__(Groups == 1 || kComputed ? kMostRegisters : 128)
   auto reduce = [&](const Pass& pass, int pieces) {
     const int all = own * pieces;
     for (int i = threadIdx.x; i < own * of_strip; i += kThreads) {
-      const int b = i & ((1 << width) - 1), row = first_strip * 16 + (i >> width);
+      const int b = i & ((1 << width) - 1), row = i >> width;
       if (b >= p.batch) continue;
-      const uint2 span = spans[i >> (4 + width)];
+      const uint2 span = spans[row / 16];
       float sum = 0;
-      for (uint32_t w = span.x; w <= span.y; ++w)  // where there are less items than warps, some have none
-        if (all * w / kWarps < all * (w + 1) / kWarps) sum += places[w * of_strip + i];
+      for (uint32_t first = span.x; first <= span.y; first += 4) {  // four at once: one wait for all
+        float found[4];
+#pragma unroll
+        for (uint32_t k = 0; k < 4; ++k) {
+          const uint32_t w = first + k;  // where there are less items than warps, some have none
+          const bool real = w <= span.y && (all >= kWarps || all * w / kWarps < all * (w + 1) / kWarps);
+          found[k] = real ? places[w * of_strip + i] : 0.f;
+        }
+#pragma unroll
+        for (float v : found) sum += v;
+      }
       sum *= p.unit[pass.part];
       if (pass.begin) sum += sums[i];
       if (pass.end < p.columns)
         sums[i] = sum;
       else
-        static_cast<T*>(p.y)[static_cast<int64_t>(b) * p.rows + row] = from_float<T>(sum * __half2float(p.row_scale[row]));
+        static_cast<T*>(p.y)[static_cast<int64_t>(b) * p.rows + first_strip * 16 + row] = from_float<T>(sum * __half2float(row_scales[row]));
     }
   };
   // Both parts' codes: a lane's places in a unit differ.
@@ -228,16 +238,17 @@ __global__ void __maxnreg__(Groups == 1 || kComputed ? kMostRegisters : 128)
   };
 
   if (!p.alone) launch_dependents();
+  for (int i = threadIdx.x; i < 2 * own; i += kThreads) copy16(row_scales + 8 * i, p.row_scale + first_strip * 16 + 8 * i);
   const Pass at_first = pass_from(0);
   Walk walk = start(First(lane, matrix(0)), at_first);
   if constexpr (!kComputed) fill<Table, T, kThreads>(shared, p.codebook, p.scalar);
   wait_for_previous_kernel();
   for (int column = 0; column < p.columns;) {
     const Pass pass = pass_from(column);
-    if constexpr (kComputed)
-      if (column == 0)
-        for (int i = threadIdx.x; i < p.batch * segments; i += kThreads) scales[i] = p.x_scale[i];
+    const int of_x = kComputed && column == 0 ? p.batch * segments : 0;
+    const float early = threadIdx.x < of_x ? p.x_scale[threadIdx.x] : 0.f;  // with the rows of x, not behind them
     if (column % window == 0) load_rows<kThreads, !kComputed>(p.x, p.batch * Parts, p.columns, column, min(window, p.columns - column), x, pitch);
+    for (int i = threadIdx.x; i < of_x; i += kThreads) scales[i] = i < kThreads ? early : p.x_scale[i];
     __syncthreads();
     const int pieces = walk.pieces;
     with_codes(pass, [&](auto codes) { run(codes, pass, walk); });
@@ -247,6 +258,8 @@ __global__ void __maxnreg__(Groups == 1 || kComputed ? kMostRegisters : 128)
       const Pass after = pass_from(column);
       __syncwarp();  // all lanes have read the ring
       with_codes(after, [&](auto codes) { walk = start(codes, after); });
+    } else {
+      wait_copies<0>();  // row scales, where a warp has had no item
     }
     __syncthreads();
     reduce(pass, pieces);
@@ -262,7 +275,7 @@ struct Plan {
 // As much of the batch at once as leaves room for a window of 1024 columns of x, or all of them.
 Plan plan(const TableParams& p, int own) {
   for (int batch = min(p.batch, kMostBatch);; batch = (batch + 1) / 2) {
-    const int sums = ((2 * own + kWarps - 1) * 64 << log2_above(batch)) + own * 8 + (kComputed ? batch * segments_of(p) * 4 : 0);
+    const int sums = ((2 * own + kWarps - 1) * 64 << log2_above(batch)) + (own + 1) / 2 * 16 + own * 32 + (kComputed ? batch * segments_of(p) * 4 : 0);
     const int fixed = Table::kBytes + kRing + sums;
     const int most = (kMostShared - kSystem - fixed) / (batch * p.parts) / 2 - 8;
     int window = p.columns;

@@ -74,7 +74,8 @@ __global__ void __maxnreg__(O::kShared == 4 ? REGISTERS : 128)
   // This block's strips are contiguous (`larger` blocks have one more than `each`), and so is the part of each warp: fours
   // of tiles, across strips.
   const int block = blockIdx.x, own = each + (block < larger), first_strip = block * each + min(block, larger);
-  float* scales = reinterpret_cast<float*>(sums + own * segments * 16 * O::kColumns);  // (batch, segments)
+  __half* row_scales = reinterpret_cast<__half*>(sums + own * segments * 16 * O::kColumns);  // (strips, 16)
+  float* scales = reinterpret_cast<float*>(row_scales + own * 16);  // (batch, segments)
   const int fours = own * tiles / 4;
   const int begin = 4 * (fours * warp / kWarps), end = 4 * (fours * (warp + 1) / kWarps);
   const uint8_t* from = p.codes + (static_cast<int64_t>(first_strip) * tiles + begin) * kTile + lane * 16;
@@ -88,11 +89,14 @@ __global__ void __maxnreg__(O::kShared == 4 ? REGISTERS : 128)
     issue_slot = issue_slot + 1 == kStages ? 0 : issue_slot + 1;
   };
   if (!p.alone) launch_dependents();
+  for (int i = threadIdx.x; i < 2 * own; i += kThreads) copy16(row_scales + 8 * i, p.row_scale + first_strip * 16 + 8 * i);
   for (int s = 0; s < kStages - 1; ++s) issue();
   for (int i = threadIdx.x; i < own * segments * 16 * O::kColumns; i += kThreads) sums[i] = 0;
   wait_for_previous_kernel();
-  for (int i = threadIdx.x; i < p.batch * segments; i += kThreads) scales[i] = p.x_scale[i];
+  const int of_x = p.batch * segments;
+  const float early = threadIdx.x < of_x ? p.x_scale[threadIdx.x] : 0.f;  // with the rows of x, not behind them
   load_operands<O, kThreads>(p.x, p.batch * p.parts, p.columns, words);
+  for (int i = threadIdx.x; i < of_x; i += kThreads) scales[i] = i < kThreads ? early : p.x_scale[i];
   __syncthreads();
 
   const trellis::LaneDecoder<Q> decoder(lane);
@@ -172,6 +176,7 @@ __global__ void __maxnreg__(O::kShared == 4 ? REGISTERS : 128)
     if (++slot == kStages) slot = 0;
   }
   if (p.alone) launch_dependents();
+  wait_copies<0>();  // row scales, where a warp has had no tile
   __syncthreads();
   for (int i = threadIdx.x; i < own * 16 * p.batch; i += kThreads) {
     const int b = i / (own * 16), row = i - b * (own * 16), at = first_strip * 16 + row;
@@ -179,7 +184,7 @@ __global__ void __maxnreg__(O::kShared == 4 ? REGISTERS : 128)
     float total = 0.f;
     for (int segment = 0; segment < segments; ++segment, sum += 16 * O::kColumns)
       total += (p.parts == 2 ? sum[0] + sum[1] * (1.f / 254.f) : sum[0]) * scales[b * segments + segment];
-    static_cast<T*>(p.y)[static_cast<int64_t>(b) * p.rows + at] = from_float<T>(total * __half2float(p.row_scale[at]) * p.unit);
+    static_cast<T*>(p.y)[static_cast<int64_t>(b) * p.rows + at] = from_float<T>(total * __half2float(row_scales[row]) * p.unit);
   }
 }
 
@@ -189,7 +194,7 @@ template <int Q, class O>
 int shared_bytes(const GemvParams& p, int processors) {
   const int strips = p.rows / 16, blocks = blocks_of(p, processors), own = (strips + blocks - 1) / blocks;
   return kWarps * kStages * kStageTiles * 8 * Q + p.columns * O::kBytesOfColumn + own * segments_of(p) * 16 * O::kColumns * 4 +
-         O::kColumns * segments_of(p) * 4;
+         own * 32 + O::kColumns * segments_of(p) * 4;
 }
 
 template <int Q, class O, class T>

@@ -61,7 +61,8 @@ def multiply(
     The codes are those of the family's own number of state bits. alone: as of `gemv_table.multiply`.
     codes: (rows / 16 x columns / 16 x 8 quarters,) uint8; row_scale: (rows,) float16; x and y float16 or bfloat16, of x
     bytes are made first where it is none.
-    ValueError on a shape that the kernel does not take: rows a multiple of 16, columns of 64."""
+    ValueError on what the kernel does not take: rows a multiple of 16, columns of 64, codes and row_scale from
+    multiples of 16 bytes."""
     batch, columns = x.shape
     rows = y.shape[1]
     if not takes(rows, columns, batch):
@@ -76,6 +77,8 @@ def multiply(
     given = of_form(x, Form.SINGLES)
     if given.segment_bits < LEAST_SEGMENT_BITS:
         raise ValueError(f"a scale holds for 2^{LEAST_SEGMENT_BITS} columns at least, not 2^{given.segment_bits}")
+    if any(t.data_ptr() % 16 or not t.is_contiguous() for t in (codes, row_scale, given.rows)):
+        raise ValueError("codes, row_scale and x are contiguous and begin at multiples of 16 bytes")
     multiplier, gain = CONSTANTS[quarters]
     library = load("gemv_trellis", y.device, {"QUARTERS": quarters})
     params = _Params(

@@ -225,7 +225,8 @@ def multiply(
     or bfloat16 (then the codebook is rounded to bfloat16), sums float32 in a fixed order. trellis2 reads bytes, which
     are made first of an x that is none. alone: no product is launched right before or behind, but a rotation, as in a
     model; a row of products is faster without. ValueError on what the kernel does not take: rows a multiple of 16,
-    columns of 64, batch 1 to 16, tensors contiguous, codes and x from a multiple of 16 bytes."""
+    columns of 64, batch 1 to 16, tensors contiguous, codes, row_scale and x from multiples of
+    16 bytes."""
     how = instance(quantizer)
     batch, columns = x.shape
     rows = y.shape[1]
@@ -246,8 +247,8 @@ def multiply(
         raise ValueError(f"row_scale is float16 of shape ({rows},), not {row_scale.dtype} of {tuple(row_scale.shape)}")
     if not all(t.is_contiguous() for t in (codes, row_scale, rows_of_x, y)):
         raise ValueError("codes, row_scale, x and y are contiguous")
-    if codes.data_ptr() % 16 or rows_of_x.data_ptr() % 16:
-        raise ValueError("codes and x begin at multiples of 16 bytes")
+    if any(t.data_ptr() % 16 for t in (codes, row_scale, rows_of_x)):
+        raise ValueError("codes, row_scale and x begin at multiples of 16 bytes")
     library = load("gemv_table", y.device, how.defines)
     params = _Params(
         codes=(codes.data_ptr(), codes.data_ptr() + before),
