@@ -63,7 +63,7 @@ __global__ void __launch_bounds__(kThreads) dequantize(const __grid_constant__ D
     const int begin = number * p.first_columns, end = kTwoParts && !number ? p.first_columns : p.columns;
     if (begin == end) return;
     const Matrix matrix{p.codes[number], end - begin};
-    Walk walk = Walk::begin(codes, matrix, Pass(begin, p.first_columns, p.columns, p.columns), 0, first_strip, own, warp, kWarps, lane);
+    Walk walk = Walk::begin(codes, matrix, Pass(begin, 0, p.first_columns, p.columns, p.columns), 0, first_strip, own, warp, kWarps, lane);
     int slot = 0;
     for (int s = 0; s < kStages - 1; ++s) walk.copy(codes, ring + s * kSlot, lane);
     for (; walk.left > 0; --walk.left) {

@@ -96,7 +96,7 @@ __global__ void __maxnreg__(Groups == 1 || kComputed ? kMostRegisters : 128)
   const int segments = kComputed ? segments_of(p) : 0;
 
   const Table entries(shared, lane, p.multiplier);
-  auto pass_from = [&](int column) { return Pass(column, kTwoParts ? p.first_columns : p.columns, p.columns, window); };
+  const int first_part = kTwoParts ? p.first_columns : p.columns;
   auto matrix = [&](int part) {
     return Matrix{p.codes[part], kTwoParts ? part ? p.columns - p.first_columns : p.first_columns : p.columns};
   };
@@ -113,8 +113,11 @@ __global__ void __maxnreg__(Groups == 1 || kComputed ? kMostRegisters : 128)
     const uint8_t* lane_x[Groups];
 #pragma unroll
     for (int group = 0; group < Groups; ++group)
-      lane_x[group] = x + min(group * 8 + lane / 4, p.batch * Parts - 1) * pitch + (pass.begin % window + 16 * q) * 2;
+      lane_x[group] = x + min(group * 8 + lane / 4, p.batch * Parts - 1) * pitch + (pass.begin - pass.loaded + 16 * q) * 2;
     float* place = places + (warp + walk.strip) * of_strip;
+    if (walk.left == 0)  // less items than warps: it is added up all the same
+#pragma unroll 1
+      for (int i = lane; i < of_strip; i += 32) place[i] = 0.f;
     bool from_start = walk.piece == 0;
     typename A::Sum acc[Groups][2][4] = {};
     float total[Groups][4 / Parts] = {};
@@ -203,25 +206,22 @@ __global__ void __maxnreg__(Groups == 1 || kComputed ? kMostRegisters : 128)
       slot = slot == ring + (kStages - 1) * kSlot ? ring : slot + kSlot;
     }
   };
-  auto reduce = [&](const Pass& pass, int pieces) {
-    const int all = own * pieces;
+  auto reduce = [&](const Pass& pass) {
+#pragma unroll 1
     for (int i = threadIdx.x; i < own * of_strip; i += kThreads) {
       const int b = i & ((1 << width) - 1), row = i >> width;
       if (b >= p.batch) continue;
-      const uint2 span = spans[row / 16];
+      const uint2 span = spans[static_cast<uint32_t>(row) / 16];
       float sum = 0;
+#pragma unroll 1
       for (uint32_t first = span.x; first <= span.y; first += 4) {  // four at once: one wait for all
         float found[4];
 #pragma unroll
-        for (uint32_t k = 0; k < 4; ++k) {
-          const uint32_t w = first + k;  // where there are less items than warps, some have none
-          const bool real = w <= span.y && (all >= kWarps || all * w / kWarps < all * (w + 1) / kWarps);
-          found[k] = real ? places[w * of_strip + i] : 0.f;
-        }
+        for (uint32_t k = 0; k < 4; ++k) found[k] = places[min(first + k, span.y) * of_strip + i];
 #pragma unroll
-        for (float v : found) sum += v;
+        for (uint32_t k = 0; k < 4; ++k) sum += first + k <= span.y ? found[k] : 0.f;
       }
-      sum *= p.unit[pass.part];
+      sum *= kTwoParts && pass.part ? p.unit[1] : p.unit[0];
       if (pass.begin) sum += sums[i];
       if (pass.end < p.columns)
         sums[i] = sum;
@@ -238,31 +238,45 @@ __global__ void __maxnreg__(Groups == 1 || kComputed ? kMostRegisters : 128)
   };
 
   if (!p.alone) launch_dependents();
+#pragma unroll 1
   for (int i = threadIdx.x; i < 2 * own; i += kThreads) copy16(row_scales + 8 * i, p.row_scale + first_strip * 16 + 8 * i);
-  const Pass at_first = pass_from(0);
-  Walk walk = start(First(lane, matrix(0)), at_first);
+  Pass pass(0, 0, first_part, p.columns, window);
+  Walk walk = start(First(lane, matrix(0)), pass);
   if constexpr (!kComputed) fill<Table, T, kThreads>(shared, p.codebook, p.scalar);
+  // x, or its first window; the work on addresses is done before it is there.
+  const int rows_of_x = p.batch * Parts, of_x = kComputed ? p.batch * segments : 0, first_width = min(window, p.columns);
+  const FirstPieces<kThreads> pieces(p.x, rows_of_x, first_width / 8, x);
+  const float* scale_from = p.x_scale + threadIdx.x;
+  if constexpr (kComputed) known(scale_from);
   wait_for_previous_kernel();
-  for (int column = 0; column < p.columns;) {
-    const Pass pass = pass_from(column);
-    const int of_x = kComputed && column == 0 ? p.batch * segments : 0;
-    const float early = threadIdx.x < of_x ? p.x_scale[threadIdx.x] : 0.f;  // with the rows of x, not behind them
-    if (column % window == 0) load_rows<kThreads, !kComputed>(p.x, p.batch * Parts, p.columns, column, min(window, p.columns - column), x, pitch);
-    for (int i = threadIdx.x; i < of_x; i += kThreads) scales[i] = i < kThreads ? early : p.x_scale[i];
+  if constexpr (kComputed) {
+    float early = 0.f;
+    pieces.load(2 * p.columns, pitch, [&] { if (threadIdx.x < of_x) early = __ldcg(scale_from); });
+    if (threadIdx.x < of_x) scales[threadIdx.x] = early;
+    if (rows_of_x > 2 || first_width > 8 * kThreads) load_rows<kThreads, false>(p.x, rows_of_x, p.columns, 0, first_width, x, pitch, kThreads);
+#pragma unroll 1
+    for (int i = threadIdx.x + kThreads; i < of_x; i += kThreads) scales[i] = p.x_scale[i];
+  } else {
+    load_rows<kThreads, true>(p.x, rows_of_x, p.columns, 0, first_width, x, pitch);
+  }
+  for (;;) {
     __syncthreads();
-    const int pieces = walk.pieces;
     with_codes(pass, [&](auto codes) { run(codes, pass, walk); });
-    column = pass.end;
-    if (p.alone && column == p.columns) launch_dependents();
-    if (column < p.columns) {
-      const Pass after = pass_from(column);
+    const bool last = pass.end == p.columns;
+    const Pass after = pass.next(first_part, p.columns, window);
+    if (last) {
+      if (p.alone) launch_dependents();
+      wait_copies<0>();  // row scales, where a warp has had no item
+    } else {
       __syncwarp();  // all lanes have read the ring
       with_codes(after, [&](auto codes) { walk = start(codes, after); });
-    } else {
-      wait_copies<0>();  // row scales, where a warp has had no item
     }
     __syncthreads();
-    reduce(pass, pieces);
+    reduce(pass);
+    if (last) return;
+    pass = after;
+    if (pass.begin == pass.loaded)
+      load_rows<kThreads, !kComputed>(p.x, rows_of_x, p.columns, pass.begin, min(window, p.columns - pass.begin), x, pitch);
   }
 }
 

@@ -89,14 +89,20 @@ __global__ void __maxnreg__(O::kShared == 4 ? REGISTERS : 128)
     issue_slot = issue_slot + 1 == kStages ? 0 : issue_slot + 1;
   };
   if (!p.alone) launch_dependents();
+#pragma unroll 1
   for (int i = threadIdx.x; i < 2 * own; i += kThreads) copy16(row_scales + 8 * i, p.row_scale + first_strip * 16 + 8 * i);
   for (int s = 0; s < kStages - 1; ++s) issue();
   for (int i = threadIdx.x; i < own * segments * 16 * O::kColumns; i += kThreads) sums[i] = 0;
-  wait_for_previous_kernel();
+  const OperandPieces<O, kThreads, Divisor> pieces(p.x, p.batch * p.parts, tiles, by_tiles);
   const int of_x = p.batch * segments;
-  const float early = threadIdx.x < of_x ? p.x_scale[threadIdx.x] : 0.f;  // with the rows of x, not behind them
-  load_operands<O, kThreads>(p.x, p.batch * p.parts, p.columns, words);
-  for (int i = threadIdx.x; i < of_x; i += kThreads) scales[i] = i < kThreads ? early : p.x_scale[i];
+  const float* scale_from = p.x_scale + threadIdx.x;
+  known(scale_from);
+  wait_for_previous_kernel();
+  float early = 0.f;
+  pieces.load(words, [&] { if (threadIdx.x < of_x) early = __ldcg(scale_from); });
+  if (threadIdx.x < of_x) scales[threadIdx.x] = early;
+#pragma unroll 1
+  for (int i = threadIdx.x + kThreads; i < of_x; i += kThreads) scales[i] = p.x_scale[i];
   __syncthreads();
 
   const trellis::LaneDecoder<Q> decoder(lane);
@@ -178,6 +184,7 @@ __global__ void __maxnreg__(O::kShared == 4 ? REGISTERS : 128)
   if (p.alone) launch_dependents();
   wait_copies<0>();  // row scales, where a warp has had no tile
   __syncthreads();
+#pragma unroll 1
   for (int i = threadIdx.x; i < own * 16 * p.batch; i += kThreads) {
     const int b = i / (own * 16), row = i - b * (own * 16), at = first_strip * 16 + row;
     const int* sum = sums + (row / 16 * segments * 16 + row % 16) * O::kColumns + b * p.parts;

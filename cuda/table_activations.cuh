@@ -14,9 +14,10 @@ namespace table {
 
 // `width` columns from `column` on of `rows` rows, 2 bytes each; a barrier must follow. Through registers, four pieces of 16
 // bytes at a time: a wait for copies would be one for the first codes too. CopyOne: but for one row by copies all the same,
-// which products by table, whose first codes are there by then, start 2 % sooner with.
+// which products by table, whose first codes are there by then, start 2 % sooner with. skipped: pieces of the first two rows
+// that are there already.
 template <int Threads, bool CopyOne>
-__device__ void load_rows(const void* from, int rows, int columns, int column, int width, uint8_t* x, int pitch) {
+__device__ void load_rows(const void* from, int rows, int columns, int column, int width, uint8_t* x, int pitch, int skipped = 0) {
   const uint8_t* first = static_cast<const uint8_t*>(from) + 2 * column;
   const int pieces = width / 8;
   if (CopyOne && rows == 1) {
@@ -26,7 +27,7 @@ __device__ void load_rows(const void* from, int rows, int columns, int column, i
     return;
   }
   for (int r = 0; r < rows; r += 2)
-    for (int i = threadIdx.x; i < pieces; i += 2 * Threads) {
+    for (int i = threadIdx.x + (r ? 0 : skipped); i < pieces; i += 2 * Threads) {
       uint4 held[2][2];
       auto each = [&](auto work) {
 #pragma unroll
@@ -39,6 +40,29 @@ __device__ void load_rows(const void* from, int rows, int columns, int column, i
       each([&](uint4& v, int row, int at) { *reinterpret_cast<uint4*>(x + row * pitch + at) = v; });
     }
 }
+
+// A thread's first pieces of the first two rows: where they are is worked out before they are there.
+template <int Threads>
+struct FirstPieces {
+  const uint8_t* from;
+  uint8_t* to;
+  bool one, two;
+  __device__ FirstPieces(const void* rows_from, int rows, int pieces, uint8_t* x)
+      : from(static_cast<const uint8_t*>(rows_from) + 16 * threadIdx.x), to(x + 16 * threadIdx.x), one(threadIdx.x < pieces),
+        two(one && rows > 1) {
+    known(from);
+  }
+  // early: loads that go with these.
+  template <class Early>
+  __device__ __forceinline__ void load(int row_bytes, int pitch, Early early) const {
+    uint4 first, second;
+    if (one) first = __ldcg(reinterpret_cast<const uint4*>(from));
+    if (two) second = __ldcg(reinterpret_cast<const uint4*>(from + row_bytes));
+    early();
+    if (one) *reinterpret_cast<uint4*>(to) = first;
+    if (two) *reinterpret_cast<uint4*>(to + pitch) = second;
+  }
+};
 
 template <class T>
 struct Halves {

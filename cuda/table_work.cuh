@@ -7,11 +7,14 @@
 
 namespace table {
 
-// Columns that are walked at once: of one part (the first has `first` columns) and one window of x.
+// Columns that are walked at once: of one part (the first has `first` columns) and one window of x, which begins at `loaded`.
 struct Pass {
-  int part, begin, end;
-  __device__ Pass(int column, int first, int columns, int window)
-      : part(column >= first), begin(column), end(min(column >= first ? columns : first, (column / window + 1) * window)) {}
+  int part, begin, end, loaded;
+  __device__ Pass(int begin, int loaded, int first, int columns, int window)
+      : part(begin >= first), begin(begin), end(min(begin >= first ? columns : first, loaded + window)), loaded(loaded) {}
+  __device__ Pass next(int first, int columns, int window) const {
+    return Pass(end, end == loaded + window ? end : loaded, first, columns, window);
+  }
   __device__ int tiles() const { return (end - begin) / 16; }
 };
 

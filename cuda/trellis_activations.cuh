@@ -11,6 +11,8 @@
 #pragma once
 #include <cstdint>
 
+#include "arithmetic.cuh"
+
 // Shared: tiles that share operand words (4, 2, 1). Groups: of eight columns of the instruction.
 template <int Shared, int Groups>
 struct Operands {
@@ -20,29 +22,53 @@ struct Operands {
   static constexpr int kWords = 4 / Shared;                   // of a lane for four tiles and a group of columns
   static constexpr int kBytesOfColumn = 2 * kWords * Groups;  // of shared memory, for a column of x
 
-  __host__ __device__ static constexpr int word(int tile, int column, int q) {
-    const int n = (tile % Shared) * (8 / Shared) + column % 8, group = column / 8;
+  __host__ __device__ static constexpr uint32_t word(uint32_t tile, uint32_t column, uint32_t q) {
+    const uint32_t n = (tile % Shared) * (8 / Shared) + column % 8, group = column / 8;
     return (((tile / 4) * Groups + group) * 32 + n * 4 + q) * kWords + (tile % 4) / Shared;
   }
 };
 
-// Rows of bytes (rows, columns) into `words`, four pieces of 16 bytes, of a tile each, at a time; a barrier must follow.
-// Through registers: a wait for copies would be one for the first codes too.
-template <class O, int Threads>
-__device__ void load_operands(const uint8_t* from, int rows, int columns, uint32_t* words) {
-  constexpr int kHeld = 4;
-  const int tiles = columns / 16;
-  for (int r = 0; r < rows; ++r, from += columns)
-    for (int first = threadIdx.x; first < tiles; first += kHeld * Threads) {
+// Rows of bytes, 16 for each tile, into `words`. Through registers: a wait for copies would be one for the first codes too.
+template <class O, int Threads, class Divisor>
+struct OperandPieces {
+  const uint8_t* from;  // this thread's first piece, and its place
+  uint32_t place;
+  uint32_t all, tiles;
+  const Divisor& by_tiles;
+
+  // Where the first pieces are is worked out here, before they are there.
+  __device__ __forceinline__ OperandPieces(const uint8_t* rows_from, int rows, int tiles, const Divisor& by_tiles)
+      : from(rows_from + 16 * threadIdx.x), all(rows * tiles), tiles(tiles), by_tiles(by_tiles) {
+    place = place_of(threadIdx.x);
+    known(from);
+  }
+
+  __device__ __forceinline__ uint32_t place_of(uint32_t piece) const {
+    const uint32_t row = by_tiles(piece);
+    return O::word(piece - row * tiles, row, 0);
+  }
+
+  __device__ __forceinline__ static void put(uint32_t* to, const uint4& v) {
+    to[0] = v.x, to[O::kWords] = v.y, to[2 * O::kWords] = v.z, to[3 * O::kWords] = v.w;
+  }
+
+  // early: loads that go with the first pieces. A barrier must follow.
+  template <class Early>
+  __device__ __forceinline__ void load(uint32_t* words, Early early) const {
+    uint4 first;
+    if (threadIdx.x < all) first = __ldcg(reinterpret_cast<const uint4*>(from));
+    early();
+    if (threadIdx.x < all) put(words + place, first);
+    constexpr int kHeld = 4;
+#pragma unroll 1
+    for (uint32_t begin = threadIdx.x + Threads; begin < all; begin += kHeld * Threads) {
       uint4 held[kHeld];
 #pragma unroll
       for (int h = 0; h < kHeld; ++h)
-        if (const int tile = first + h * Threads; tile < tiles) held[h] = reinterpret_cast<const uint4*>(from)[tile];
+        if (begin + h * Threads < all) held[h] = __ldcg(reinterpret_cast<const uint4*>(from) + (begin - threadIdx.x + h * Threads));
 #pragma unroll
       for (int h = 0; h < kHeld; ++h)
-        if (const int tile = first + h * Threads; tile < tiles) {
-          uint32_t* to = words + O::word(tile, r, 0);
-          to[0] = held[h].x, to[O::kWords] = held[h].y, to[2 * O::kWords] = held[h].z, to[3 * O::kWords] = held[h].w;
-        }
+        if (begin + h * Threads < all) put(words + place_of(begin + h * Threads), held[h]);
     }
-}
+  }
+};

@@ -21,5 +21,6 @@ inline void mma_s8(int (&d)[4], const uint32_t* a, uint32_t b0, uint32_t b1) {
   });
   for (int i = 0; i < 4; ++i) d[i] += static_cast<int>(sums[i]);
 }
+template <class T> void known(T&) {}
 inline uint32_t scaled(uint32_t v, uint32_t factor) { return v * factor; }
 inline void add(uint32_t& a, uint32_t b) { a += b; }

@@ -209,6 +209,7 @@ template <class T> T atomicAdd(T* to, T by) { return std::exchange(*to, *to + by
 template <class A, class B> auto min(A a, B b) { using C = std::common_type_t<A, B>; return static_cast<C>(a) < static_cast<C>(b) ? static_cast<C>(a) : static_cast<C>(b); }
 template <class A, class B> auto max(A a, B b) { using C = std::common_type_t<A, B>; return static_cast<C>(a) > static_cast<C>(b) ? static_cast<C>(a) : static_cast<C>(b); }
 
+template <class T> T __ldcg(const T* from) { return *from; }
 inline uint32_t __umulhi(uint32_t a, uint32_t b) { return static_cast<uint64_t>(a) * b >> 32; }
 inline uint32_t __funnelshift_r(uint32_t lo, uint32_t hi, uint32_t by) { return (static_cast<uint64_t>(hi) << 32 | lo) >> (by & 31); }
 inline uint32_t __funnelshift_rc(uint32_t lo, uint32_t hi, uint32_t by) { return (static_cast<uint64_t>(hi) << 32 | lo) >> std::min(by, 32u); }
