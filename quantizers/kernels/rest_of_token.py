@@ -21,9 +21,10 @@ from quantizers.kernels.lean_step import FAMILIES, USUAL_ATTENTION, LeanStep
 from quantizers.kernels.products import Packed
 from quantizers.kernels.random_model import block_layers, draw_others, random_model, whole_linears
 from quantizers.kernels.random_plan import read_plan
+from quantizers.kernels.step_timing import each_us, replayed
 from quantizers.models.empty import empty_model
 
-STEPS = 15  # timed replays
+REPLAYS, STEPS = 15, 20  # timed, and steps of each: as `decode_step` has it, one behind another
 REFERENCE = "trellis2-3"
 # Products are left out: what counts of these plans is which inputs they rotate, all or none.
 STAND_INS = {True: "trellis-2:fused", False: "fp16:fused"}
@@ -99,7 +100,8 @@ def reference_rest(config: PreTrainedConfig, batch: int, context: int, device: t
     )
     whole = LeanStep(model, batch=batch, capacity=context, compiled=True, attention=USUAL_ATTENTION)
     products = sum(each[shape] for shape in of_units)
-    return [us - products for us in microseconds(graphed(whole), STEPS)]
+    found = each_us(whole, replayed(whole, device), device, replays=REPLAYS, steps=STEPS)
+    return [us - products for us in found]
 
 
 def rest_microseconds(folder: str, batch: int, context: int, device: torch.device) -> list[float]:
@@ -108,4 +110,10 @@ def rest_microseconds(folder: str, batch: int, context: int, device: torch.devic
     if config.model_type in FAMILIES:
         return reference_rest(config, batch, context, device)
     model = without_linears(config, batch, device, torch.float16)
-    return microseconds(graphed(step(model, config, batch, context, device)), STEPS)
+    replay = graphed(step(model, config, batch, context, device))
+
+    def steps() -> None:
+        for _ in range(STEPS):
+            replay()
+
+    return [us / STEPS for us in microseconds(steps, REPLAYS)]
