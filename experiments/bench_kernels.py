@@ -31,7 +31,7 @@ def main(cfg: DictConfig) -> None:
     out.mkdir(parents=True, exist_ok=True)
     lists = {"--models": cfg.models, "--quantizers": cfg.quantizers, "--batches": cfg.batches}
     arguments = [str(word) for option, values in lists.items() for word in (option, *values)]
-    arguments += ["--rivals"] if cfg.rivals else []
+    arguments += [f"--{name}" for name in ("rivals", "prompts") if cfg[name]]
     bench.main([*arguments, "--out", str(out / "kernels.json")])
     content = json.loads((out / "kernels.json").read_text())
     with matplotlib.rc_context(style.SETTINGS):

@@ -15,9 +15,11 @@ from emulated_kernels import PROCESSORS, emulated, library_folder, needs_gxx, on
 from analysis import kernel_speed
 from quantizers import make_quantizer
 from quantizers.base import Encoded
-from quantizers.kernels import activation_bytes, bench, chain, gemv, gemv_table
+from quantizers.kernels import activation_bytes, bench, chain, dequantize, dequantize_pairs, gemv, gemv_table
+from quantizers.kernels.bench import LAYERS
 from quantizers.kernels.packed_product import has_kernel
 from quantizers.kernels.products import Dense, Packed, PyTorchInt4, spacing
+from quantizers.kernels.prompts import Decoded, Passes, crossovers
 
 __all__ = ["library_folder", "on_cpu"]
 
@@ -46,6 +48,50 @@ def test_a_packed_way_multiplies_with_the_codes_of_its_pool(
         encoded = Encoded(out_features=rows, in_features=columns, tensors={"codes": codes, "row_scale": scale})
         wanted = x.double() @ quantizer.decode(encoded).double().T
         assert ((y.double() - wanted).norm() / wanted.norm()).item() < 2e-3
+
+
+@needs_gxx
+@pytest.mark.usefixtures("on_cpu")
+@pytest.mark.parametrize("name", ["trellis-2", "tcq-3", "half-tcq-2.25"])
+@pytest.mark.parametrize("kind", [Passes, Decoded])
+def test_ways_for_prompts_make_the_product(
+    name: str, kind: type[Packed], library_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """20 rows: a pass of 16 and one of 4."""
+
+    def load(source: str, device: torch.device, defines: dict[str, int] | None = None) -> Any:
+        return emulated(source, defines or {}, library_folder)
+
+    for module in (gemv, gemv_table, activation_bytes, dequantize, dequantize_pairs):
+        monkeypatch.setattr(module, "load", load)
+    for module in (gemv, gemv_table, dequantize, dequantize_pairs):
+        monkeypatch.setattr(module, "processors", lambda index: PROCESSORS)
+    rows, columns, batch, quantizer = 32, 192, 20, make_quantizer(name)
+    pool = torch.randint(0, 256, (1 << 16,), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    way = kind(quantizer)
+    assert not way.takes(rows, columns, 16)
+    assert way.takes(rows, columns, batch)
+    x = torch.randn(batch, columns, generator=torch.Generator().manual_seed(1)).half()
+    y = torch.full((batch, rows), torch.nan, dtype=torch.float16)
+    way.prepared(pool, rows, columns, 1)[0](x, y)
+    scale = torch.full((rows,), columns**-0.5).half()
+    tensors = {"codes": pool[: way.weight_bytes(rows, columns)], "row_scale": scale}
+    weight = quantizer.decode(Encoded(out_features=rows, in_features=columns, tensors=tensors)).double()
+    wanted = x.double() @ weight.T
+    assert ((y.double() - wanted).norm() / wanted.norm()).item() < 1.3e-2  # 8-bit activations in the pass of 16
+
+
+def test_where_decoding_pays() -> None:
+    def row(kernel: str, batch: int, us: float, name: str = "trellis-2") -> dict[str, Any]:
+        return {"model": "m", "layer": "l", "quantizer": name, "kernel": kernel, "batch": batch, "latency_us": us}
+
+    rows = [row("passes", b, b) for b in (32, 64, 96)] + [row("dequantize+cublas", b, 50) for b in (32, 64, 96)]
+    rows += [row("tensor-core", 1, 1.0)]
+    rows += [row("passes", 32, 1, "tcq-2"), row("dequantize+cublas", 32, 2, "tcq-2")]
+    found = crossovers(rows).set_index("quantizer").batch
+    assert found["trellis-2"] == 64
+    assert found.isna()["tcq-2"]
+    assert crossovers([row("tensor-core", 1, 1.0)]).empty
 
 
 def test_the_rivals_are_what_they_say() -> None:
@@ -94,11 +140,21 @@ def test_the_command_writes_a_row_for_each_product(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(chain, "read_limit", lambda pool: 3000.0)
     monkeypatch.setattr(chain, "environment", lambda device: {})
     monkeypatch.setattr(chain, "chain_microseconds", times)
+    monkeypatch.setattr(bench, "copy_limit", lambda pool: 2000.0)
     arguments = ["--models", "smollm2-135m", "--quantizers", "trellis-2", "int-4", "--batches", "1", "17", "--rivals"]
+    arguments += ["--prompts"]
     bench.main([*arguments, "--out", str(tmp_path / "kernels.json")])
-    rows = pd.DataFrame(json.loads((tmp_path / "kernels.json").read_text())["rows"])
-    packed = rows[rows.quantizer == "trellis-2"]
+    content = json.loads((tmp_path / "kernels.json").read_text())
+    rows = pd.DataFrame(content["rows"])
+    packed = rows[(rows.quantizer == "trellis-2") & (rows.kernel == "tensor-core")]
     assert set(packed.batch) == {1}, "a batch of 17 is no product of these kernels"
+    assert set(rows[rows.kernel.isin(["passes", "dequantize+cublas"])].batch) == {17}
+    assert {(each["layer"], each["batch"]) for each in content["crossovers"]} == {
+        (n, None) for n in LAYERS["smollm2-135m"]
+    }
+    decoding = content["decoding"][0]
+    assert decoding["gigabytes_per_s"] == pytest.approx((576 * 576 * 2.25 / 2e-6) / 1e9)
+    assert decoding["fraction_of_copy"] == pytest.approx(decoding["gigabytes_per_s"] / 2000)
     assert set(rows[rows.quantizer == "fp16"].batch) == {1, 17}
     assert (576, 576) not in {shape for name, shape, _ in asked if name.startswith("int-4")}, (
         "576 is no multiple of 128"

@@ -23,6 +23,7 @@ from quantizers.kernels.build import architecture, build
 from quantizers.kernels.gemv import MOST_BATCH
 from quantizers.kernels.packed_product import has_kernel
 from quantizers.kernels.products import Dense, Packed, PyTorchInt4, Way
+from quantizers.kernels.prompts import copy_limit, crossovers, decoding_row, prompt_ways
 from quantizers.trellis.computed_trellis import ComputedTrellis
 
 log = logging.getLogger(__name__)
@@ -74,6 +75,26 @@ def row(way: Way, pool: torch.Tensor, shape: tuple[int, int], batch: int, limit:
     }  # fmt: skip
 
 
+def of_prompts(
+    models: Sequence[str], quantizers: Sequence[Quantizer], pool: torch.Tensor, rows: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
+    """Decoding alone, against a copy of the same run, and from which batch on it pays."""
+    limit = copy_limit(pool)
+    decoding = [
+        {"model": model, "layer": layer, **decoding_row(quantizer, pool, shape, limit)}
+        for model in models
+        for layer, shape in LAYERS[model].items()
+        for quantizer in quantizers
+    ]
+    found = crossovers(rows)
+    log.info("decoding and cuBLAS is faster from this batch on\n%s", found.to_string(index=False))
+    return {
+        "copy_gigabytes_per_s": limit,
+        "decoding": decoding,
+        "crossovers": json.loads(found.to_json(orient="records")),
+    }
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Time every shape, quantizer and batch asked for; write JSON."""
     parser = argparse.ArgumentParser(description="time the matrix products of packed codes against the read limit")
@@ -81,6 +102,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--quantizers", nargs="*", default=FEW, help="names or shell patterns, such as trellis-*")
     parser.add_argument("--batches", type=int, nargs="*", default=[1, 4, 8], help=f"1 .. {MOST_BATCH}")
     parser.add_argument("--rivals", action="store_true", help="also 16 bits by cuBLAS and PyTorch's int4")
+    parser.add_argument(
+        "--prompts", action="store_true", help="also batches beyond 16: passes, and decoding and cuBLAS"
+    )
     parser.add_argument("--out", type=Path, required=True, help="JSON file")
     options = parser.parse_args(arguments)
     logging.basicConfig(level="INFO", format="%(message)s")
@@ -93,6 +117,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     device = torch.device("cuda", torch.cuda.current_device())
     build_all(quantizers, device)
     ways: list[Way] = [Packed(quantizer) for quantizer in quantizers]
+    if options.prompts:
+        ways += prompt_ways(quantizers)
     if options.rivals:
         ways += [Dense(), PyTorchInt4()]
     pool = chain.random_pool(device)
@@ -108,7 +134,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
                         numbers = found["latency_us"], found["gigabytes_per_s"], 100 * found["fraction_of_read"]
                         told = "%s %s %s, batch %d: %.2f us, %.0f GB/s, %.1f %%"
                         log.info(told, model, layer, way.quantizer, batch, *numbers)
-    content = {"read_gigabytes_per_s": limit, "environment": chain.environment(device), "rows": rows}
+    content: dict[str, Any] = {
+        "read_gigabytes_per_s": limit,
+        "environment": chain.environment(device),
+        "rows": rows,
+    }
+    if options.prompts:
+        content |= of_prompts(options.models, quantizers, pool, rows)
     options.out.write_text(json.dumps(content, indent=1) + "\n")
 
 

@@ -1,0 +1,118 @@
+"""Products of more rows than a kernel takes at once: in passes of 16, or with the weight decoded to 16 bits and cuBLAS.
+
+Which is faster depends on the batch: passes read the codes every time, decoding writes two bytes a weight once. The
+operator (`operators`) decodes from 17 rows on; `bench --prompts` measures where that pays."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+import torch
+
+from quantizers.base import Quantizer
+from quantizers.kernels import chain, gemv
+from quantizers.kernels.dequantize import dequantize
+from quantizers.kernels.packed_product import Input, multiply
+from quantizers.kernels.products import Packed, Turn, Way, Work
+
+PASSES, DECODED = "passes", "dequantize+cublas"
+
+
+class Prompt(Packed):
+    """A way for batches beyond those of one product; between products no rotation is timed."""
+
+    def takes(self, rows: int, columns: int, batch: int) -> bool:
+        """Shapes of the kernels, any larger batch."""
+        return gemv.takes(rows, columns, 1) and batch > gemv.MOST_BATCH
+
+    def turned(self, columns: int) -> Turn | None:
+        """None."""
+        return None
+
+
+class Passes(Prompt):
+    """The product of every 16 rows for itself, their bytes (`activation_bytes`) made too."""
+
+    kernel = PASSES
+
+    def _work(self, codes: torch.Tensor, scale: torch.Tensor, alone: bool) -> Work:
+        table = on_device(self._quantizer, codes)
+
+        def work(x: Input, y: torch.Tensor) -> None:
+            assert isinstance(x, torch.Tensor)
+            for part, into in zip(torch.split(x, gemv.MOST_BATCH), torch.split(y, gemv.MOST_BATCH), strict=True):
+                multiply(self._quantizer, table, codes, scale, part, into, alone=alone)
+
+        return work
+
+
+class Decoded(Prompt):
+    """The weight of 16 bits, then cuBLAS. with_product=False: the weight alone."""
+
+    kernel = DECODED
+
+    def __init__(self, quantizer: Quantizer, *, with_product: bool = True) -> None:
+        super().__init__(quantizer)
+        self._with_product = with_product
+
+    def _work(self, codes: torch.Tensor, scale: torch.Tensor, alone: bool) -> Work:
+        table = on_device(self._quantizer, codes)
+
+        def work(x: Input, y: torch.Tensor) -> None:
+            assert isinstance(x, torch.Tensor)
+            weight = x.new_empty(len(scale), x.shape[1])
+            dequantize(self._quantizer, table, codes, scale, weight)
+            if self._with_product:
+                torch.mm(x, weight.T, out=y)
+
+        return work
+
+
+def on_device(quantizer: Quantizer, codes: torch.Tensor) -> torch.Tensor | None:
+    """The codebook beside the codes."""
+    table = quantizer.codebook()
+    return None if table is None else table.to(codes.device)
+
+
+def prompt_ways(quantizers: Sequence[Quantizer]) -> list[Way]:
+    """Both of each."""
+    return [way for quantizer in quantizers for way in (Passes(quantizer), Decoded(quantizer))]
+
+
+def copy_limit(pool: torch.Tensor) -> float:
+    """GB/s, read and written, of a copy of half the pool onto the other."""
+    half = pool.numel() // 2
+
+    def copy() -> None:
+        pool[:half].copy_(pool[half : 2 * half])
+
+    copy()
+    return 2 * half / statistics.median(chain.microseconds(copy, 15)) / 1e3
+
+
+def decoding_row(quantizer: Quantizer, pool: torch.Tensor, shape: tuple[int, int], limit: float) -> dict[str, Any]:
+    """The decoding of one matrix, (out, in), against a copy: bytes of codes read and of weights written."""
+    way = Decoded(quantizer, with_product=False)
+    times = chain.chain_microseconds(way, pool, shape, 1)
+    median, moved = statistics.median(times), way.weight_bytes(*shape) + 2 * shape[0] * shape[1]
+    return {
+        "quantizer": quantizer.name, "out_features": shape[0], "in_features": shape[1], "latency_us": median,
+        "least_us": min(times), "most_us": max(times), "gigabytes_per_s": moved / median / 1e3,
+        "fraction_of_copy": moved / median / 1e3 / limit,
+    }  # fmt: skip
+
+
+def crossovers(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """model, layer, quantizer, batch: the least measured batch from which on decoding is faster; none: not at any."""
+    table = pd.DataFrame(rows, columns=pd.Index(["model", "layer", "quantizer", "kernel", "batch", "latency_us"]))
+    table = table[table.kernel.isin([PASSES, DECODED])]
+    wide = table.pivot_table(index=["model", "layer", "quantizer", "batch"], columns="kernel", values="latency_us")
+    found = []
+    for key, own in wide.groupby(level=[0, 1, 2], sort=False):
+        slower = own.index[~(own[DECODED] < own[PASSES])].get_level_values("batch")
+        later = [int(batch) for *_, batch in own.index if batch > max(slower, default=0)]
+        found.append((*key, min(later) if later else None))
+    return pd.DataFrame(found, columns=pd.Index(["model", "layer", "quantizer", "batch"])).astype({"batch": "Int64"})
