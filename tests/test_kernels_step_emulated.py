@@ -61,10 +61,8 @@ def test_a_step_of_kernels_is_the_step_of_torch(
     assert float((ours - expected).norm() / expected.norm()) < 5e-3
     rotations = kernels.count("block_rotation")
     assert rotations == CAPACITY * config.num_hidden_layers * 4, "one for each input, norm and gate with it"
-    products = {"trellis2-2:fused": 4, "trellis2-3:unfused": 7, "trellis-2.5:fused": 4, "vq-2:fused": 0}[
-        plan
-    ]  # vq: by plain torch
     # vq: by plain torch
+    products = {"trellis2-2:fused": 4, "trellis2-3:unfused": 7, "trellis-2.5:fused": 4, "vq-2:fused": 0}[plan]
     made = kernels.count("gemv_table") + kernels.count("gemv_trellis")
     assert made == CAPACITY * config.num_hidden_layers * products
     assert "activation_bytes" not in kernels
