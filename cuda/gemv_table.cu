@@ -205,13 +205,14 @@ __global__ void __maxnreg__(Groups == 1 || kComputed ? kMostRegisters : 128)
   Pass pass(0, 0, first_part, p.columns, window);
   Walk walk = start(First(lane, matrix(0)), pass);
   if constexpr (!kComputed) fill<Table, T, kThreads>(shared, p.codebook, p.scalar);
-  // x, or its first window; the work on addresses is done before it is there.
-  const int rows_of_x = p.batch * Parts, of_x = kComputed ? p.batch * segments : 0, first_width = min(window, p.columns);
-  const FirstPieces<kThreads> pieces(p.x, rows_of_x, first_width / 8, x);
-  const float* scale_from = p.x_scale + threadIdx.x;
-  if constexpr (kComputed) known(scale_from);
-  wait_for_previous_kernel();
+  // x, or its first window; of bytes the work on addresses is done before they are there.
+  const int rows_of_x = p.batch * Parts, first_width = min(window, p.columns);
   if constexpr (kComputed) {
+    const int of_x = p.batch * segments;
+    const FirstPieces<kThreads> pieces(p.x, rows_of_x, first_width / 8, x);
+    const float* scale_from = p.x_scale + threadIdx.x;
+    known(scale_from);
+    wait_for_previous_kernel();
     float early = 0.f;
     pieces.load(2 * p.columns, pitch, [&] { if (threadIdx.x < of_x) early = __ldcg(scale_from); });
     if (threadIdx.x < of_x) scales[threadIdx.x] = early;
@@ -219,6 +220,7 @@ __global__ void __maxnreg__(Groups == 1 || kComputed ? kMostRegisters : 128)
 #pragma unroll 1
     for (int i = threadIdx.x + kThreads; i < of_x; i += kThreads) scales[i] = p.x_scale[i];
   } else {
+    wait_for_previous_kernel();
     load_rows<kThreads, true>(p.x, rows_of_x, p.columns, 0, first_width, x, pitch);
   }
   for (;;) {

@@ -48,20 +48,17 @@ namespace {
 #ifndef WARPS
 #define WARPS 16
 #endif
-#ifndef REGISTERS
-#define REGISTERS 96
-#endif
 constexpr int kWarps = WARPS, kThreads = kWarps * 32;
 // Tiles of a copy and copies of the ring: long ones, as long as two blocks fit on an SM (227 KB).
 constexpr int kStageTiles = QUARTERS <= 12 ? 32 : QUARTERS <= 18 ? 16 : 8;
 constexpr int kStages = QUARTERS <= 12 ? 2 : QUARTERS <= 16 ? 3 : 2;
-constexpr int kMostShared = 232448 - 1024;  // of a block: what Hopper gives, less the static part
+constexpr int kMostShared = 232448 - 1024;  // of a block: what Hopper gives, less what the system keeps
 constexpr int kAlone = kMostShared / 2 + 1024;  // a block of so many has an SM to itself (gemv_table.cu says why)
 
 __host__ __device__ constexpr int segments_of(const GemvParams& p) { return (p.columns + (1 << p.segment_bits) - 1) >> p.segment_bits; }
 
 template <int Q, class O, class T>
-__global__ void __maxnreg__(O::kShared == 4 ? REGISTERS : 128)
+__global__ void __maxnreg__(O::kShared == 4 ? 96 : 128)
     gemv(const __grid_constant__ GemvParams p, int each, int larger, Divisor by_tiles) {
   constexpr int kTile = 8 * Q, kStage = kStageTiles * kTile, kChains = O::kShared > 1 ? O::kShared : 2;
   extern __shared__ __align__(128) uint8_t shared[];

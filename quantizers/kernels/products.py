@@ -96,15 +96,18 @@ class Packed:
         return [self._work(pool[i * step :][:size], scale, alone) for i in range(copies)]
 
     def _work(self, codes: torch.Tensor, scale: torch.Tensor, alone: bool) -> Work:
-        quantizer = self._quantizer
-        table = quantizer.codebook()
-        held = None if table is None else table.to(codes.device)
+        quantizer, held = self._quantizer, self._table_beside(codes)
 
         def work(x: Input, y: torch.Tensor) -> None:
             given = self._bytes_of(x) if self._form is not Form.NONE and isinstance(x, torch.Tensor) else x
             multiply(quantizer, held, codes, scale, given, y, alone=alone)
 
         return work
+
+    def _table_beside(self, codes: torch.Tensor) -> torch.Tensor | None:
+        """The codebook on the device of the codes, None where values are computed."""
+        table = self._quantizer.codebook()
+        return None if table is None else table.to(codes.device)
 
     def _bytes_of(self, x: torch.Tensor) -> ActivationBytes:
         """Of the first x of a shape: in a model rotations make them, and the wait for the one before is the same."""

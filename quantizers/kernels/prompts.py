@@ -16,21 +16,17 @@ from quantizers.base import Quantizer
 from quantizers.kernels import chain, gemv
 from quantizers.kernels.dequantize import dequantize
 from quantizers.kernels.packed_product import Input, multiply
-from quantizers.kernels.products import Packed, Turn, Way, Work
+from quantizers.kernels.products import Packed, Way, Work
 
 PASSES, DECODED = "passes", "dequantize+cublas"
 
 
 class Prompt(Packed):
-    """A way for batches beyond those of one product; between products no rotation is timed."""
+    """A way for batches beyond those of one product."""
 
     def takes(self, rows: int, columns: int, batch: int) -> bool:
         """Shapes of the kernels, any larger batch."""
         return gemv.takes(rows, columns, 1) and batch > gemv.MOST_BATCH
-
-    def turned(self, columns: int) -> Turn | None:
-        """None."""
-        return None
 
 
 class Passes(Prompt):
@@ -39,7 +35,7 @@ class Passes(Prompt):
     kernel = PASSES
 
     def _work(self, codes: torch.Tensor, scale: torch.Tensor, alone: bool) -> Work:
-        table = on_device(self._quantizer, codes)
+        table = self._table_beside(codes)
 
         def work(x: Input, y: torch.Tensor) -> None:
             assert isinstance(x, torch.Tensor)
@@ -59,7 +55,7 @@ class Decoded(Prompt):
         self._with_product = with_product
 
     def _work(self, codes: torch.Tensor, scale: torch.Tensor, alone: bool) -> Work:
-        table = on_device(self._quantizer, codes)
+        table = self._table_beside(codes)
 
         def work(x: Input, y: torch.Tensor) -> None:
             assert isinstance(x, torch.Tensor)
@@ -69,12 +65,6 @@ class Decoded(Prompt):
                 torch.mm(x, weight.T, out=y)
 
         return work
-
-
-def on_device(quantizer: Quantizer, codes: torch.Tensor) -> torch.Tensor | None:
-    """The codebook beside the codes."""
-    table = quantizer.codebook()
-    return None if table is None else table.to(codes.device)
 
 
 def prompt_ways(quantizers: Sequence[Quantizer]) -> list[Way]:
