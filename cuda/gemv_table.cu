@@ -37,7 +37,7 @@ namespace {
 template <int I> using Number = std::integral_constant<int, I>;
 
 template <class T, int Groups, int Parts>
-__global__ void __maxnreg__(Groups == 1 || kComputed ? kMostRegisters : 128)
+__global__ void __maxnreg__(kMostRegisters)
     gemv(const __grid_constant__ TableParams p, int each, int larger, int window, int width) {
   using A = std::conditional_t<kComputed, PairBytes<Parts>, Halves<T>>;
   extern __shared__ __align__(128) uint8_t shared[];

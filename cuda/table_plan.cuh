@@ -28,7 +28,7 @@ namespace table {
 
 constexpr bool kComputed = Table::kBytes == 0;
 #ifndef WARPS
-#define WARPS (kComputed ? 24 : 16)
+#define WARPS (kComputed ? (First::kItemTiles == 16 ? 20 : 24) : 16)
 #endif
 constexpr int kWarps = WARPS, kThreads = kWarps * 32;
 constexpr int kMostBatch = 16, kWindow = 256;  // windows of x are multiples of it
@@ -42,7 +42,8 @@ constexpr int kRoom = (Table::kBytes <= 65536 ? 116736 - kOther : kMostShared - 
 constexpr int clamped(int v) { return v < 2 ? 2 : v > 4 ? 4 : v; }
 constexpr int kStages = clamped(kComputed ? (2048 + kSlot - 1) / kSlot : kRoom / kWarps / kSlot);
 constexpr int kRing = kWarps * kStages * kSlot;
-constexpr int kMostRegisters = kComputed ? 80 : 64;
+// As many as the warps of one block leave each: with less the compiler lets lookups wait for each other.
+constexpr int kMostRegisters = 65536 / kThreads / 8 * 8;
 constexpr bool kTwoParts = !std::is_same_v<First, Second>;
 static_assert(Table::kBytes % 16 == 0 && kSlot % 16 == 0 && Table::kBytes + kRing < kMostShared);
 
