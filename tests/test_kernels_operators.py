@@ -106,7 +106,12 @@ class OnGpu:
         ("trellis-3", 17, 4096, OnGpu(1, 4096), True),
         ("trellis-2", 16, 16, OnGpu(16, 64, torch.bfloat16), True),
         ("trellis-3", 12, 4096, OnGpu(1, 4096), False),  # codes of other states
-        ("trellis-3", 17, 4096, OnGpu(17, 4096), False),
+        ("trellis-3", 17, 1024, OnGpu(17, 4096), False),  # passes of 16 read a small matrix again and again
+        ("trellis-3", 17, 4096, OnGpu(32, 4096), True),
+        ("trellis-3", 17, 4096, OnGpu(33, 4096), False),
+        ("tcq-3", 16, 28672, OnGpu(64, 4096), True),
+        ("tcq-3", 16, 28672, OnGpu(65, 4096), False),
+        ("tcq-3", 16, 4096, OnGpu(33, 14336), False),
         ("trellis-3", 17, 4096, OnGpu(1, 4096, torch.float32), False),
         ("trellis-3", 17, 4100, OnGpu(1, 4096), False),
         ("trellis-3", 17, 4096, OnGpu(1, 4064), False),

@@ -179,9 +179,10 @@ def _decoder(name: str, state_bits: int) -> Quantizer:
 def has_kernel(quantizer: str, state_bits: int, out_features: int, x: torch.Tensor) -> bool:
     """Whether a kernel makes this product: device, dtype, batch, shape, and codes as the kernels read them."""
     batch, in_features = x.shape
-    if not (
-        x.is_cuda and x.dtype in KERNEL_DTYPES and gemv.takes(out_features, in_features, batch) and _has_compiler()
-    ):
+    taken = gemv.takes(out_features, in_features, 1) and 1 <= batch <= packed_product.most_batch(
+        out_features, in_features
+    )
+    if not (x.is_cuda and x.dtype in KERNEL_DTYPES and taken and _has_compiler()):
         return False
     return packed_product.has_kernel(_decoder(quantizer, state_bits))
 

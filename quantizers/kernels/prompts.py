@@ -1,7 +1,7 @@
 """Products of more rows than a kernel takes at once: in passes of 16, or with the weight decoded to 16 bits and cuBLAS.
 
-Which is faster depends on the batch: passes read the codes every time, decoding writes two bytes a weight once. The
-operator (`operators`) decodes from 17 rows on; `bench --prompts` measures where that pays."""
+Which is faster depends on the batch: passes read the codes every time, decoding writes two bytes a weight once.
+`bench --prompts` measures both, and `packed_product.most_batch` is the rule that the operator takes from it."""
 
 from __future__ import annotations
 
@@ -39,8 +39,7 @@ class Passes(Prompt):
 
         def work(x: Input, y: torch.Tensor) -> None:
             assert isinstance(x, torch.Tensor)
-            for part, into in zip(torch.split(x, gemv.MOST_BATCH), torch.split(y, gemv.MOST_BATCH), strict=True):
-                multiply(self._quantizer, table, codes, scale, part, into, alone=alone)
+            multiply(self._quantizer, table, codes, scale, x, y, alone=alone)
 
         return work
 
