@@ -27,6 +27,7 @@ struct TableParams {
 namespace table {
 
 constexpr bool kComputed = Table::kBytes == 0;
+// Of trellis2 up to 2 bits: with 20 warps q and qkv end .5 us sooner in a model, with 24 the rest of the rates (EXPERIMENTS.md).
 #ifndef WARPS
 #define WARPS (kComputed ? (First::kItemTiles == 16 ? 20 : 24) : 16)
 #endif
@@ -34,8 +35,8 @@ constexpr int kWarps = WARPS, kThreads = kWarps * 32;
 constexpr int kMostBatch = 16, kWindow = 256;  // windows of x are multiples of it
 constexpr int kMostShared = 232448, kSystem = 1024;  // bytes of a block's
 constexpr int kAlone = kMostShared / 2 + 1024;  // a block of so many has an SM to itself
-// Copies of a warp under way. Computed: 2 KB. Tables: as many as let two blocks fit on an SM at 4096 columns and batch 1, so
-// that in a row of products the next one's first copies and its table overlap with this one.
+// Copies of a warp under way. Computed: 2 KB. Tables: what leaves half of an SM's shared memory to the next kernel at 4096
+// columns and batch 1; more copies ahead are slower, the loads of x stand behind them.
 constexpr int kSlot = largest(First::kSlot, Second::kSlot);
 constexpr int kOther = 8208 + 2048 + kSystem;  // of x, of sums, and what the system keeps
 constexpr int kRoom = (Table::kBytes <= 65536 ? 116736 - kOther : kMostShared - 32768) - Table::kBytes;
