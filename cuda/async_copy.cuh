@@ -1,11 +1,39 @@
-// Copies into shared memory ahead of use, and the hand-over between kernels of a chain: one instruction each.
+// Copies into shared memory ahead of use, addresses there, and the hand-over between kernels of a chain: one instruction each.
 #pragma once
 #include <cstdint>
 
+// An address in shared memory that the compiler keeps as it is: of a pointer it works out the block's window again and again.
+using SharedAt = uint32_t;
+__device__ __forceinline__ SharedAt shared_at(const void* p) {
+  SharedAt at = static_cast<SharedAt>(__cvta_generic_to_shared(p));
+  asm volatile("" : "+r"(at));
+  return at;
+}
+
+// A word, or four, from shared memory or anywhere else.
+__device__ __forceinline__ uint32_t load_word(SharedAt at) {
+  uint32_t v;
+  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(v) : "r"(at));
+  return v;
+}
+__device__ __forceinline__ uint32_t load_word(const uint8_t* at) { return *reinterpret_cast<const uint32_t*>(at); }
+__device__ __forceinline__ uint2 load_two(SharedAt at) {
+  uint2 v;
+  asm volatile("ld.shared.v2.u32 {%0,%1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(at));
+  return v;
+}
+__device__ __forceinline__ uint4 load_four(SharedAt at) {
+  uint4 v;
+  asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(at));
+  return v;
+}
+
 // 16 bytes, both addresses aligned to 16, past the first cache.
+__device__ __forceinline__ void copy16(SharedAt to, const void* from) {
+  asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
+}
 __device__ __forceinline__ void copy16(void* to, const void* from) {
-  asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16;" ::"r"(static_cast<uint32_t>(__cvta_generic_to_shared(to))), "l"(from)
-               : "memory");
+  copy16(static_cast<SharedAt>(__cvta_generic_to_shared(to)), from);
 }
 
 __device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }

@@ -72,10 +72,16 @@ __global__ void __maxnreg__(kMostRegisters)
   };
   auto run = [&](auto codes, const Pass& pass, Walk& walk) {
     using Codes = decltype(codes);
+    // Of codes in rows, whose reads meet in banks, lanes of columns that are none of x's load nothing: what they multiply with
+    // ends in sums that nobody reads.
     const uint8_t* lane_x[Groups];
+    bool loads[Groups];
+    uint32_t operand[Groups][8] = {};
 #pragma unroll
-    for (int group = 0; group < Groups; ++group)
+    for (int group = 0; group < Groups; ++group) {
+      loads[group] = !Codes::kRows || group * 8 + lane / 4 < p.batch * Parts;
       lane_x[group] = x + min(group * 8 + lane / 4, p.batch * Parts - 1) * pitch + (pass.begin - pass.loaded + 16 * q) * 2;
+    }
     float* place = places + (warp + walk.strip) * of_strip;
     if (walk.left == 0)  // less items than warps: it is added up all the same
 #pragma unroll 1
@@ -108,13 +114,14 @@ __global__ void __maxnreg__(kMostRegisters)
       const bool last = ++walk.piece == walk.pieces;
       const int tiles = last ? walk.last_tiles : Codes::kItemTiles;
       auto multiply = [&](int tile, bool whole) {
-        uint32_t words[Codes::kWords + 1], operand[Groups][8];
+        uint32_t words[Codes::kWords + 1];
         codes.read(slot + tile / 4 * Codes::kUnit, reinterpret_cast<uint32_t(&)[Codes::kWords]>(words));
         words[Codes::kWords] = 0;
 #pragma unroll
         for (int group = 0; group < Groups; ++group)
 #pragma unroll
           for (int i = 0; i < 2; ++i) {
+            if (!loads[group]) continue;
             uint4 v = *reinterpret_cast<const uint4*>(lane_x[group] + offset + tile * 32 + 16 * i);
             if (!whole && tile + q >= tiles) v = make_uint4(0, 0, 0, 0);
             operand[group][4 * i] = v.x, operand[group][4 * i + 1] = v.y;

@@ -8,9 +8,11 @@
 // Layout (docs/format.md): a tile of 16 x 16 weights is a stream of 8 Q bytes; lane l of a warp owns the steps 8 l .. 8 l +
 // 7, which are the rows g, g + 8 and columns 4 q .. 4 q + 3 of the tile (g = l / 4, q = l % 4) just as the instruction wants
 // them. A strip of 16 rows is contiguous. A block owns some strips and each of its warps an equal part of their tiles,
-// across strips, which it copies to shared memory ahead of use, the first before it waits for the kernel that makes x: two
-// blocks fit on an SM so that the next kernel can do so while this one works. Sums meet in shared memory as integers, so
-// that their order does not matter.
+// across strips, which it copies to shared memory ahead of use, the first before it waits for the kernel that makes x. Sums
+// meet in shared memory as integers, so that their order does not matter.
+//
+// In a row of small products, where a third of the time is around the sums, two blocks fit on an SM (Paired): the next
+// kernel is let in when x is here, not before, and has its first codes when it may go on. Large ones want the registers.
 //
 // Bound: Q / 32 bytes a weight from memory; counted instructions in EXPERIMENTS.md.
 #include <cuda_runtime.h>
@@ -49,23 +51,36 @@ namespace {
 #define WARPS 16
 #endif
 constexpr int kWarps = WARPS, kThreads = kWarps * 32;
-// Tiles of a copy and copies of the ring: long ones, as long as two blocks fit on an SM (227 KB).
-constexpr int kStageTiles = QUARTERS <= 12 ? 32 : QUARTERS <= 18 ? 16 : 8;
-constexpr int kStages = QUARTERS <= 12 ? 2 : QUARTERS <= 16 ? 3 : 2;
+// Tiles of a copy and copies of the ring: long ones, as each costs 50 instructions. Alone on an SM they leave room for 14,336
+// columns of a batch of 8 (wide), or of 2; two blocks have room for 4,096.
+template <bool Wide, bool Paired>
+struct Ring {
+  static constexpr int kLong = Paired ? (Wide ? 8 : 13) : (Wide ? 13 : 16), kHalf = Paired ? (Wide ? 16 : 24) : 18;
+  static constexpr int kTiles = QUARTERS <= kLong ? 32 : QUARTERS <= kHalf ? 16 : 8;
+  static constexpr int kStages = Wide && !Paired && QUARTERS > kLong && QUARTERS <= 16 ? 3 : 2;
+  static constexpr int kBytes = WARPS * kStages * kTiles * 8 * QUARTERS;
+  static constexpr int kRegisters = Paired ? 64 : Wide ? 128 : 96;
+};
+// Fours of tiles a turn of the loop; of more bits two are not faster.
+constexpr int kUnrolled = QUARTERS <= 12 ? 2 : 1;
+constexpr int kMostPaired = 128;  // tiles of a warp: beyond, what 64 registers cost is more
 constexpr int kMostShared = 232448 - 1024;  // of a block: what Hopper gives, less what the system keeps
+constexpr int kHalf = 233472 / 2 - 1024;     // where two share an SM
 constexpr int kAlone = kMostShared / 2 + 1024;  // a block of so many has an SM to itself (gemv_table.cu says why)
 
 __host__ __device__ constexpr int segments_of(const GemvParams& p) { return (p.columns + (1 << p.segment_bits) - 1) >> p.segment_bits; }
 
-template <int Q, class O, class T>
-__global__ void __maxnreg__(O::kShared == 4 ? 96 : 128)
+template <int Q, class O, bool Paired, class T>
+__global__ void __maxnreg__((Ring<O::kShared < 4, Paired>::kRegisters))
     gemv(const __grid_constant__ GemvParams p, int each, int larger, Divisor by_tiles) {
+  using Copies = Ring<O::kShared < 4, Paired>;
+  constexpr int kStageTiles = Copies::kTiles, kStages = Copies::kStages;
   constexpr int kTile = 8 * Q, kStage = kStageTiles * kTile, kChains = O::kShared > 1 ? O::kShared : 2;
   extern __shared__ __align__(128) uint8_t shared[];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int tiles = p.columns / 16, segments = segments_of(p), segment_tiles = 1 << (p.segment_bits - 4);
-  uint8_t* ring = shared + warp * kStages * kStage;
-  uint32_t* words = reinterpret_cast<uint32_t*>(shared + kWarps * kStages * kStage);
+  const SharedAt ring = shared_at(shared + warp * kStages * kStage), into = ring + lane * 16;
+  uint32_t* words = reinterpret_cast<uint32_t*>(shared + Copies::kBytes);
   int* sums = reinterpret_cast<int*>(words + p.columns * O::kBytesOfColumn / 4);  // (strips, segments, 16, kColumns)
 
   // This block's strips are contiguous (`larger` blocks have one more than `each`), and so is the part of each warp: fours
@@ -80,12 +95,11 @@ __global__ void __maxnreg__(O::kShared == 4 ? 96 : 128)
   auto issue = [&]() {
 #pragma unroll
     for (int i = 0; i < kStage; i += 512)
-      if (i + lane * 16 < kStage && i < left) copy16(ring + issue_slot * kStage + i + lane * 16, from + i);
+      if ((kStage % 512 == 0 || i + lane * 16 < kStage) && i < left) copy16(into + issue_slot * kStage + i, from + i);
     commit_copies();
     from += kStage, left -= kStage;
     issue_slot = issue_slot + 1 == kStages ? 0 : issue_slot + 1;
   };
-  if (!p.alone) launch_dependents();
 #pragma unroll 1
   for (int i = threadIdx.x; i < 2 * own; i += kThreads) copy16(row_scales + 8 * i, p.row_scale + first_strip * 16 + 8 * i);
   for (int s = 0; s < kStages - 1; ++s) issue();
@@ -101,7 +115,10 @@ __global__ void __maxnreg__(O::kShared == 4 ? 96 : 128)
 #pragma unroll 1
   for (int i = threadIdx.x + kThreads; i < of_x; i += kThreads) scales[i] = p.x_scale[i];
   __syncthreads();
+  if (!p.alone) launch_dependents();
 
+  const SharedAt operands = shared_at(words + lane * O::kWords);
+  constexpr int kStep = 4 * O::kGroups * 32 * O::kWords;  // bytes of the operands of four tiles
   const trellis::LaneDecoder<Q> decoder(lane);
   const int g = lane / 4, q = lane % 4;
   int acc[kChains * O::kGroups][4] = {};
@@ -111,24 +128,24 @@ __global__ void __maxnreg__(O::kShared == 4 ? 96 : 128)
     wait_copies<kStages - 2>();
     __syncwarp();
     issue();  // into the slot that was read last: all lanes are past it
-    const uint8_t* stream = ring + slot * kStage;
+    SharedAt stream = ring + slot * kStage;
     for (const int stop = min(tile + kStageTiles, end); tile < stop;) {
       const int here = min(stop - tile, segment_end - column);
-      const uint32_t* operand = words + (column / 4 * O::kGroups * 32 + lane) * O::kWords;
-#pragma unroll 1
-      for (int t = 0; t < here; t += 4, stream += 4 * kTile, operand += O::kGroups * 32 * O::kWords) {
+      const SharedAt past = operands + (column + here) / 4 * kStep;
+#pragma unroll kUnrolled
+      for (SharedAt operand = operands + column / 4 * kStep; operand != past; operand += kStep, stream += 4 * kTile) {
         uint32_t packed[O::kGroups][O::kWords];
 #pragma unroll
         for (int group = 0; group < O::kGroups; ++group) {
-          const uint32_t* at = operand + group * 32 * O::kWords;
+          const SharedAt at = operand + group * 32 * O::kWords * 4;
           if constexpr (O::kWords == 4) {
-            const uint4 v = *reinterpret_cast<const uint4*>(at);
+            const uint4 v = load_four(at);
             packed[group][0] = v.x, packed[group][1] = v.y, packed[group][2] = v.z, packed[group][3] = v.w;
           } else if constexpr (O::kWords == 2) {
-            const uint2 v = *reinterpret_cast<const uint2*>(at);
+            const uint2 v = load_two(at);
             packed[group][0] = v.x, packed[group][1] = v.y;
           } else {
-            packed[group][0] = *at;
+            packed[group][0] = load_word(at);
           }
         }
         uint32_t b[O::kGroups][4];
@@ -194,18 +211,18 @@ __global__ void __maxnreg__(O::kShared == 4 ? 96 : 128)
 
 int blocks_of(const GemvParams& p, int processors) { return min(p.rows / 16, processors); }
 
-template <int Q, class O>
+template <int Q, class O, bool Paired>
 int shared_bytes(const GemvParams& p, int processors) {
   const int strips = p.rows / 16, blocks = blocks_of(p, processors), own = (strips + blocks - 1) / blocks;
-  return kWarps * kStages * kStageTiles * 8 * Q + p.columns * O::kBytesOfColumn + own * segments_of(p) * 16 * O::kColumns * 4 +
+  return Ring<O::kShared < 4, Paired>::kBytes + p.columns * O::kBytesOfColumn + own * segments_of(p) * 16 * O::kColumns * 4 +
          own * 32 + O::kColumns * segments_of(p) * 4;
 }
 
-template <int Q, class O, class T>
+template <int Q, class O, bool Paired, class T>
 int launch(const GemvParams& p, int processors, cudaStream_t stream) {
   const int strips = p.rows / 16, blocks = blocks_of(p, processors);
-  const int bytes = max(shared_bytes<Q, O>(p, processors), p.alone ? kAlone : 0);
-  return launch_overlapped(gemv<Q, O, T>, blocks, kThreads, bytes, stream, p, strips / blocks, strips % blocks,
+  const int bytes = max(shared_bytes<Q, O, Paired>(p, processors), p.alone ? kAlone : 0);
+  return launch_overlapped(gemv<Q, O, Paired, T>, blocks, kThreads, bytes, stream, p, strips / blocks, strips % blocks,
                            Divisor(p.columns / 16));
 }
 
@@ -219,9 +236,16 @@ int multiply(GemvParams p, int processors, cudaStream_t stream) {
     auto pass = [&](auto operands) {
       using O = decltype(operands);
       p.batch = min(left, O::kColumns) / p.parts;
-      status = launch<QUARTERS, O, T>(p, processors, stream);
+      if constexpr (O::kColumns == 2 || O::kColumns == 8) {
+        const int tiles = p.rows / 16 * (p.columns / 16);
+        if (!p.alone && shared_bytes<QUARTERS, O, true>(p, processors) <= kHalf && tiles <= kMostPaired * kWarps * blocks_of(p, processors)) {
+          status = launch<QUARTERS, O, true, T>(p, processors, stream);
+          return;
+        }
+      }
+      status = launch<QUARTERS, O, false, T>(p, processors, stream);
     };
-    auto fits = [&](auto operands) { return shared_bytes<QUARTERS, decltype(operands)>(p, processors) <= kMostShared; };
+    auto fits = [&](auto operands) { return shared_bytes<QUARTERS, decltype(operands), false>(p, processors) <= kMostShared; };
     using Sixteen = Operands<1, 2>;
     using Eight = Operands<1, 1>;
     using Four = Operands<2, 1>;

@@ -49,15 +49,15 @@ __device__ __forceinline__ void read_words(const uint8_t* from, uint32_t* to) { 
   }
 }
 
-// K: new bits a step, L: state bits. A tile is 128 steps and 16 K bytes; lane (g, q) has rows 2 g, 2 g + 1 of tile q
+// K: new bits a step, L: state bits; Half: of columns of two rates, whose strips are too short for long items. A tile is 128 steps and 16 K bytes; lane (g, q) has rows 2 g, 2 g + 1 of tile q
 // of the unit: steps 16 g .. 16 g + 15, whose states begin at the cyclic bit 16 K g + K - L. For even K all lanes'
 // windows begin at the same bit of a word.
-template <int K, int L>
+template <int K, int L, bool Half = false>
 struct TileCodes {
   static constexpr int kStateBits = L, kTile = 16 * K;
-  static constexpr int kItemTiles = K <= 4 ? 16 : 8;
+  static constexpr int kItemTiles = K <= 4 || (K < 8 && !Half) ? 16 : 8;
   static constexpr int kUnit = 4 * kTile, kItemBytes = kItemTiles * kTile, kSlot = kItemBytes;
-  static constexpr bool kPartial = true;  // a unit may have two tiles only
+  static constexpr bool kRows = false, kPartial = true;  // a unit may have two tiles only
 
   static constexpr int kFirst = K - L;  // bit of the first state of lane 0, 0 or less
   static constexpr bool kEven = K % 2 == 0;
@@ -122,7 +122,7 @@ struct TileCodes {
 // unit and the bits 8 B q .. of it.
 template <int B>
 struct RowCodes {
-  static constexpr int kItemTiles = B >= 8 && B % 2 == 0 ? 8 : 16;
+  static constexpr int kItemTiles = B > 8 && B % 2 == 0 ? 8 : 16;
   static constexpr int kUnit = 4 * B, kItemBytes = kItemTiles * B;  // of a row
   static constexpr bool kWhole = B % 4 == 0;          // rows begin at multiples of 16 bytes, lanes' windows at words
   static constexpr int kPieces = kItemTiles * B / 16 + !kWhole;
@@ -131,7 +131,7 @@ struct RowCodes {
   static constexpr int kRow = 16 * ((kPieces + kSpread - 1) / (2 * kSpread) * (2 * kSpread) + kSpread);
   static constexpr int kSlot = 16 * kRow;
   static constexpr int kAcross = kPieces >= 8 ? 8 : kPieces >= 4 ? 4 : 2;  // lanes that copy neighbouring pieces of a row
-  static constexpr bool kPartial = false;
+  static constexpr bool kRows = true, kPartial = false;
   static constexpr int kMostShift = kWhole ? 0 : B % 2 ? 24 : 16;
   static constexpr int kRaw = words_of(kMostShift + 8 * B), kRowWords = words_of(8 * B), kWords = 2 * kRowWords;
   static constexpr int word_at(int row, int code) { return 32 * kRowWords * row + B * code; }

@@ -14,8 +14,8 @@
 namespace table {
 
 #ifdef STEP_BITS  // tcq-STEP_BITS/2, or half-tcq with one bit more in the second part
-using First = TileCodes<STEP_BITS, STATE_BITS>;
-using Second = TileCodes<STEP_BITS + HALF, STATE_BITS>;
+using First = TileCodes<STEP_BITS, STATE_BITS, HALF != 0>;
+using Second = TileCodes<STEP_BITS + HALF, STATE_BITS, HALF != 0>;
 #if COMPUTED
 using Table = Computed<STATE_BITS>;
 #elif STATE_BITS == 16

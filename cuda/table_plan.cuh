@@ -29,7 +29,7 @@ namespace table {
 constexpr bool kComputed = Table::kBytes == 0;
 // Of trellis2 up to 2 bits: with 20 warps q and qkv end .5 us sooner in a model, with 24 the rest of the rates (EXPERIMENTS.md).
 #ifndef WARPS
-#define WARPS (kComputed ? (First::kItemTiles == 16 ? 20 : 24) : 16)
+#define WARPS (kComputed ? (First::kUnit <= 256 ? 20 : 24) : 16)
 #endif
 constexpr int kWarps = WARPS, kThreads = kWarps * 32;
 constexpr int kMostBatch = 16, kWindow = 256;  // windows of x are multiples of it

@@ -9,6 +9,7 @@
 #include <cstdint>
 
 #include "arithmetic.cuh"
+#include "async_copy.cuh"
 #include "trellis_code.cuh"
 
 namespace trellis {
@@ -93,12 +94,13 @@ struct LaneDecoder {
     }
   }
 
-  // The aligned words of a tile that this lane needs.
-  __device__ __forceinline__ void read(const uint8_t* tile, uint32_t (&raw)[kPairs][2]) const {
+  // The aligned words of a tile that this lane needs. At: a pointer, or an address in shared memory.
+  template <class At>
+  __device__ __forceinline__ void read(At tile, uint32_t (&raw)[kPairs][2]) const {
 #pragma unroll
     for (int i = 0; i < kPairs; ++i) {
-      raw[i][0] = *reinterpret_cast<const uint32_t*>(tile + at[i][0]);
-      raw[i][1] = *reinterpret_cast<const uint32_t*>(tile + at[i][1]);
+      raw[i][0] = load_word(tile + at[i][0]);
+      raw[i][1] = load_word(tile + at[i][1]);
     }
   }
 
@@ -118,7 +120,7 @@ struct LaneDecoder {
   __device__ __forceinline__ void each(const uint32_t (&words)[kWords], uint32_t multiplier, uint32_t (&hash)[kSteps]) const {
     if constexpr (J < kSteps) {
       constexpr int word = kWindow.word[J], offset = kWindow.offset[J] - kWindow.start[word];
-      hash[J] = state_at<Window<Q>::L, offset, (J % 4 != 2)>(words[word]) * multiplier;
+      hash[J] = state_at<Window<Q>::L, offset, (J != 6)>(words[word]) * multiplier;
       each<J + 1>(words, multiplier, hash);
     }
   }

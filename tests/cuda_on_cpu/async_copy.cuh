@@ -2,7 +2,14 @@
 #pragma once
 #include "cuda_runtime.h"
 
-inline void copy16(void* to, const void* from) {
+using SharedAt = const uint8_t*;
+inline SharedAt shared_at(const void* p) { return static_cast<SharedAt>(p); }
+inline uint32_t load_word(const uint8_t* at) { return *reinterpret_cast<const uint32_t*>(at); }
+inline uint2 load_two(const uint8_t* at) { return *reinterpret_cast<const uint2*>(at); }
+inline uint4 load_four(const uint8_t* at) { return *reinterpret_cast<const uint4*>(at); }
+
+inline void copy16(const void* into, const void* from) {
+  void* to = const_cast<void*>(into);
 #ifdef EARLY_COPIES
   std::memcpy(to, from, 16);
 #else
