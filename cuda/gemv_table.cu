@@ -16,7 +16,8 @@
 //
 // In a model a product stands between rotations. The next kernel is let in when this one's sums are done, and a block takes
 // more than half of an SM's shared memory: where blocks of the next product are let in early some find no room beside a
-// rotation's, and pile up on another SM, which doubles the time.
+// rotation's, and pile up on another SM, which doubles the time. In a row of small products two blocks of the smallest
+// tables share an SM (Paired): the next kernel is let in when x is here, and has its table and codes when it may go on.
 //
 // Bound: at 2 to 4 bits the integer instructions, 3 to 6 for two weights.
 #include <cuda_runtime.h>
@@ -36,8 +37,8 @@ namespace {
 
 template <int I> using Number = std::integral_constant<int, I>;
 
-template <class T, int Groups, int Parts>
-__global__ void __maxnreg__(kMostRegisters)
+template <class T, int Groups, int Parts, bool Paired>
+__global__ void __maxnreg__(Paired ? kMostRegisters / 2 : kMostRegisters)
     gemv(const __grid_constant__ TableParams p, int each, int larger, int window, int width) {
   using A = std::conditional_t<kComputed, PairBytes<Parts>, Halves<T>>;
   extern __shared__ __align__(128) uint8_t shared[];
@@ -206,7 +207,7 @@ __global__ void __maxnreg__(kMostRegisters)
     work(First(lane, matrix(0)));
   };
 
-  if (!p.alone) launch_dependents();
+  if (!p.alone && !Paired) launch_dependents();
 #pragma unroll 1
   for (int i = threadIdx.x; i < 2 * own; i += kThreads) copy16(row_scales + 8 * i, p.row_scale + first_strip * 16 + 8 * i);
   Pass pass(0, 0, first_part, p.columns, window);
@@ -230,6 +231,10 @@ __global__ void __maxnreg__(kMostRegisters)
     wait_for_previous_kernel();
     load_rows<kThreads, true>(p.x, rows_of_x, p.columns, 0, first_width, x, pitch);
   }
+  if constexpr (Paired) {
+    __syncthreads();
+    launch_dependents();
+  }
   for (;;) {
     __syncthreads();
     with_codes(pass, [&](auto codes) { run(codes, pass, walk); });
@@ -251,10 +256,10 @@ __global__ void __maxnreg__(kMostRegisters)
   }
 }
 
-template <class T, int Groups, int Parts>
+template <class T, int Groups, int Parts, bool Paired = false>
 int launch(const TableParams& p, const Plan& plan, int blocks, cudaStream_t stream) {
   const int strips = p.rows / 16;
-  return launch_overlapped(gemv<T, Groups, Parts>, blocks, kThreads, plan.bytes, stream, p, strips / blocks, strips % blocks,
+  return launch_overlapped(gemv<T, Groups, Parts, Paired>, blocks, kThreads, plan.bytes, stream, p, strips / blocks, strips % blocks,
                            plan.window, log2_above(plan.batch));
 }
 
@@ -266,7 +271,11 @@ int multiply(TableParams p, int processors, cudaStream_t stream) {
     const Plan now = plan(p, (strips + blocks - 1) / blocks);
     if (!now.batch) return cudaErrorInvalidValue;
     p.batch = now.batch;
-    const auto launcher = now.batch > 8 ? launch<T, 2, 1> : p.parts == 2 ? launch<T, 1, kComputed ? 2 : 1> : launch<T, 1, 1>;
+    auto launcher = now.batch > 8 ? launch<T, 2, 1> : p.parts == 2 ? launch<T, 1, kComputed ? 2 : 1> : launch<T, 1, 1>;
+    if constexpr (kPairs) {
+      const bool few = blocks == processors && strips * (p.columns / 16) <= kMostPaired * kWarps * blocks;
+      if (now.batch <= 8 && !p.alone && few && now.bytes <= kHalf) launcher = launch<T, 1, 1, true>;
+    }
     if (const int status = launcher(p, now, blocks, stream)) return status;
     done += p.batch;
     p.x = static_cast<const T*>(p.x) + static_cast<int64_t>(p.batch) * p.parts * p.columns;

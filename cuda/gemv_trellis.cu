@@ -238,7 +238,8 @@ int multiply(GemvParams p, int processors, cudaStream_t stream) {
       p.batch = min(left, O::kColumns) / p.parts;
       if constexpr (O::kColumns == 2 || O::kColumns == 8) {
         const int tiles = p.rows / 16 * (p.columns / 16);
-        if (!p.alone && shared_bytes<QUARTERS, O, true>(p, processors) <= kHalf && tiles <= kMostPaired * kWarps * blocks_of(p, processors)) {
+        const bool few = tiles <= kMostPaired * kWarps * blocks_of(p, processors);
+        if (!p.alone && few && shared_bytes<QUARTERS, O, true>(p, processors) <= kHalf) {
           status = launch<QUARTERS, O, true, T>(p, processors, stream);
           return;
         }

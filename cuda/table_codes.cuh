@@ -49,9 +49,9 @@ __device__ __forceinline__ void read_words(const uint8_t* from, uint32_t* to) { 
   }
 }
 
-// K: new bits a step, L: state bits; Half: of columns of two rates, whose strips are too short for long items. A tile is 128 steps and 16 K bytes; lane (g, q) has rows 2 g, 2 g + 1 of tile q
-// of the unit: steps 16 g .. 16 g + 15, whose states begin at the cyclic bit 16 K g + K - L. For even K all lanes'
-// windows begin at the same bit of a word.
+// K: new bits a step, L: state bits; Half: of columns of two rates, whose strips are too short for long items. A tile is 128
+// steps and 16 K bytes; lane (g, q) has rows 2 g, 2 g + 1 of tile q of the unit: steps 16 g .. 16 g + 15, whose states begin
+// at the cyclic bit 16 K g + K - L. For even K all lanes' windows begin at the same bit of a word.
 template <int K, int L, bool Half = false>
 struct TileCodes {
   static constexpr int kStateBits = L, kTile = 16 * K;
