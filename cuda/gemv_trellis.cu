@@ -58,14 +58,14 @@ struct Ring {
   static constexpr int kLong = Paired ? (Wide ? 8 : 13) : (Wide ? 13 : 16), kHalf = Paired ? (Wide ? 16 : 24) : 18;
   static constexpr int kTiles = QUARTERS <= kLong ? 32 : QUARTERS <= kHalf ? 16 : 8;
   static constexpr int kStages = Wide && !Paired && QUARTERS > kLong && QUARTERS <= 16 ? 3 : 2;
-  static constexpr int kBytes = WARPS * kStages * kTiles * 8 * QUARTERS;
+  static constexpr int kBytes = kWarps * kStages * kTiles * 8 * QUARTERS;
   static constexpr int kRegisters = Paired ? 64 : Wide ? 128 : 96;
 };
 // Fours of tiles a turn of the loop; of more bits two are not faster.
 constexpr int kUnrolled = QUARTERS <= 12 ? 2 : 1;
-constexpr int kMostPaired = 128;  // tiles of a warp: beyond, what 64 registers cost is more
+constexpr int kMostPaired = QUARTERS <= 16 ? 128 : 64;  // tiles of a warp: beyond, what 64 registers cost is more
 constexpr int kMostShared = 232448 - 1024;  // of a block: what Hopper gives, less what the system keeps
-constexpr int kHalf = 233472 / 2 - 1024;     // where two share an SM
+constexpr int kHalf = 233472 / 2 - 1024;  // where two share an SM
 constexpr int kAlone = kMostShared / 2 + 1024;  // a block of so many has an SM to itself (gemv_table.cu says why)
 
 __host__ __device__ constexpr int segments_of(const GemvParams& p) { return (p.columns + (1 << p.segment_bits) - 1) >> p.segment_bits; }

@@ -50,6 +50,9 @@ def test_products_of_trellis_codes(
         x = torch.randn(batch, columns, generator=generator).to(dtype)
         y = torch.full((batch, rows), torch.nan, dtype=dtype)
         gemv.multiply(codes, scale, x, y, quarters)
+        in_a_row = torch.full((batch, rows), torch.nan, dtype=dtype)
+        gemv.multiply(codes, scale, x, in_a_row, quarters, alone=False)
+        assert torch.equal(in_a_row, y)
         wanted = x.double() @ weight.T
         rounding = 4e-4 if dtype == torch.float16 else 3e-3
         assert ((y.double() - wanted).norm() / wanted.norm()).item() < rounding + (0.0 if batch <= 4 else 1.2e-2)
