@@ -13,18 +13,18 @@ __device__ __forceinline__ SharedAt shared_at(const void* p) {
 // A word, or four, from shared memory or anywhere else.
 __device__ __forceinline__ uint32_t load_word(SharedAt at) {
   uint32_t v;
-  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(v) : "r"(at));
+  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(v) : "r"(at) : "memory");
   return v;
 }
 __device__ __forceinline__ uint32_t load_word(const uint8_t* at) { return *reinterpret_cast<const uint32_t*>(at); }
 __device__ __forceinline__ uint2 load_two(SharedAt at) {
   uint2 v;
-  asm volatile("ld.shared.v2.u32 {%0,%1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(at));
+  asm volatile("ld.shared.v2.u32 {%0,%1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(at) : "memory");
   return v;
 }
 __device__ __forceinline__ uint4 load_four(SharedAt at) {
   uint4 v;
-  asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(at));
+  asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(at) : "memory");
   return v;
 }
 
