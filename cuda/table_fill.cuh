@@ -21,28 +21,20 @@ template <class T> __device__ __forceinline__ uint32_t pair_of(__half2 v) {
 template <class Table, class T, int Threads>
 __device__ __forceinline__ void fill(uint8_t* entries, const __half* codebook, bool scalar) {
   constexpr int half_bits = log2_of(Table::kCount) / 2, pieces = Table::kBytes / 16;
-  constexpr int kOwn = Table::kCopies >= 4 ? 1 : 4;                            // entries of a piece
-  constexpr int kRounds = (pieces + Threads - 1) / Threads, kHeld = kRounds < 8 ? kRounds : 8;  // under way at once
   uint4* to = reinterpret_cast<uint4*>(entries);
-#pragma unroll 1
-  for (int begin = threadIdx.x; begin < pieces; begin += kHeld * Threads) {
-    __half2 pairs[kHeld][kOwn];
+#pragma unroll 8
+  for (int i = threadIdx.x; i < pieces; i += Threads) {
+    uint32_t words[4];
 #pragma unroll
-    for (int h = 0; h < kHeld; ++h)
-#pragma unroll
-      for (int c = 0; c < kOwn; ++c) {
-        const int entry = min((4 * (begin + h * Threads) + c) / Table::kCopies, Table::kCount - 1);
-        const int low = LEVELS ? entry : entry & ((1 << half_bits) - 1), high = LEVELS ? entry : entry >> half_bits;
-        pairs[h][c] = scalar ? __halves2half2(codebook[low], codebook[high]) : reinterpret_cast<const __half2*>(codebook)[entry];
-      }
-#pragma unroll
-    for (int h = 0; h < kHeld; ++h) {
-      uint32_t words[4];
-#pragma unroll
-      for (int c = 0; c < kOwn; ++c) words[c] = pair_of<T>(pairs[h][c]);
-      if constexpr (kOwn == 1) words[1] = words[2] = words[3] = words[0];
-      if (begin + h * Threads < pieces) to[begin + h * Threads] = make_uint4(words[0], words[1], words[2], words[3]);
+    for (int c = 0; c < (Table::kCopies >= 4 ? 1 : 4); ++c) {
+      const int entry = (4 * i + c) / Table::kCopies;
+      const int low = LEVELS ? entry : entry & ((1 << half_bits) - 1), high = LEVELS ? entry : entry >> half_bits;
+      const __half2 pair = scalar ? __halves2half2(codebook[low], codebook[high])
+                                  : reinterpret_cast<const __half2*>(codebook)[entry];
+      words[c] = pair_of<T>(pair);
     }
+    if constexpr (Table::kCopies >= 4) words[1] = words[2] = words[3] = words[0];
+    to[i] = make_uint4(words[0], words[1], words[2], words[3]);
   }
 }
 

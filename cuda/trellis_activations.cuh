@@ -55,25 +55,20 @@ struct OperandPieces {
   // early: loads that go with the first pieces. A barrier must follow.
   template <class Early>
   __device__ __forceinline__ void load(uint32_t* words, Early early) const {
-    constexpr int kHeld = O::kShared < 4 ? 7 : 4;  // pieces under way beside the first
-    uint4 first, held[kHeld];
-    auto each = [&](uint32_t begin, auto work) {
-#pragma unroll
-      for (int h = 0; h < kHeld; ++h)
-        if (begin + h * Threads < all) work(held[h], begin + h * Threads);
-    };
-    auto ask = [&](uint4& v, uint32_t piece) { v = __ldcg(reinterpret_cast<const uint4*>(from) + (piece - threadIdx.x)); };
-    auto keep = [&](const uint4& v, uint32_t piece) { put(words + place_of(piece), v); };
-    uint32_t begin = threadIdx.x + Threads;
+    uint4 first;
     if (threadIdx.x < all) first = __ldcg(reinterpret_cast<const uint4*>(from));
-    if (all > Threads) each(begin, ask);
     early();
     if (threadIdx.x < all) put(words + place, first);
+    constexpr int kHeld = 4;
 #pragma unroll 1
-    while (begin < all) {
-      each(begin, keep);
-      begin += kHeld * Threads;
-      each(begin, ask);
+    for (uint32_t begin = threadIdx.x + Threads; begin < all; begin += kHeld * Threads) {
+      uint4 held[kHeld];
+#pragma unroll
+      for (int h = 0; h < kHeld; ++h)
+        if (begin + h * Threads < all) held[h] = __ldcg(reinterpret_cast<const uint4*>(from) + (begin - threadIdx.x + h * Threads));
+#pragma unroll
+      for (int h = 0; h < kHeld; ++h)
+        if (begin + h * Threads < all) put(words + place_of(begin + h * Threads), held[h]);
     }
   }
 };
