@@ -274,7 +274,7 @@ int multiply(TableParams p, int processors, cudaStream_t stream) {
     auto launcher = now.batch > 8 ? launch<T, 2, 1> : p.parts == 2 ? launch<T, 1, kComputed ? 2 : 1> : launch<T, 1, 1>;
     if constexpr (kPairs) {
       const bool few = blocks == processors && strips * (p.columns / 16) <= kMostPaired * kWarps * blocks;
-      if (now.batch <= 8 && !p.alone && few && now.bytes <= kHalf) launcher = launch<T, 1, 1, true>;
+      if (now.batch <= 8 && !p.alone && few && now.bytes <= kHalfOfAnSm) launcher = launch<T, 1, 1, true>;
     }
     if (const int status = launcher(p, now, blocks, stream)) return status;
     done += p.batch;

@@ -55,9 +55,10 @@ constexpr int kWarps = WARPS, kThreads = kWarps * 32;
 // columns of a batch of 8 (wide), or of 2; two blocks have room for 4,096.
 template <bool Wide, bool Paired>
 struct Ring {
-  static constexpr int kLong = Paired ? (Wide ? 8 : 13) : (Wide ? 13 : 16), kHalf = Paired ? (Wide ? 16 : 24) : 18;
-  static constexpr int kTiles = QUARTERS <= kLong ? 32 : QUARTERS <= kHalf ? 16 : 8;
-  static constexpr int kStages = Wide && !Paired && QUARTERS > kLong && QUARTERS <= 16 ? 3 : 2;
+  // Up to which quarters of a bit 32 tiles, and 16.
+  static constexpr int kMost32 = Paired ? (Wide ? 8 : 13) : (Wide ? 13 : 16), kMost16 = Paired ? (Wide ? 16 : 24) : 18;
+  static constexpr int kTiles = QUARTERS <= kMost32 ? 32 : QUARTERS <= kMost16 ? 16 : 8;
+  static constexpr int kStages = Wide && !Paired && QUARTERS > kMost32 && QUARTERS <= 16 ? 3 : 2;
   static constexpr int kBytes = kWarps * kStages * kTiles * 8 * QUARTERS;
   static constexpr int kRegisters = Paired ? 64 : Wide ? 128 : 96;
 };
@@ -65,7 +66,6 @@ struct Ring {
 constexpr int kUnrolled = QUARTERS <= 12 ? 2 : 1;
 constexpr int kMostPaired = QUARTERS <= 16 ? 128 : 64;  // tiles of a warp: beyond, what 64 registers cost is more
 constexpr int kMostShared = 232448 - 1024;  // of a block: what Hopper gives, less what the system keeps
-constexpr int kHalf = 233472 / 2 - 1024;  // where two share an SM
 constexpr int kAlone = kMostShared / 2 + 1024;  // a block of so many has an SM to itself (gemv_table.cu says why)
 
 __host__ __device__ constexpr int segments_of(const GemvParams& p) { return (p.columns + (1 << p.segment_bits) - 1) >> p.segment_bits; }
@@ -226,27 +226,28 @@ int launch(const GemvParams& p, int processors, cudaStream_t stream) {
                            Divisor(p.columns / 16));
 }
 
-// As many of the batch at once as the instruction has columns for and as shared memory holds: long rows take several passes.
+// As many of the batch at once as the instruction has columns for and as shared memory holds: long rows take several passes,
+// and the many rows of a head, whose sums fill it, the shorter copies of paired blocks.
 template <class T>
 int multiply(GemvParams p, int processors, cudaStream_t stream) {
   const int batch = p.batch;
   for (int done = 0; done < batch;) {
     const int left = (batch - done) * p.parts;  // rows of bytes
     int status;
+    auto fits = [&](auto operands) { return shared_bytes<QUARTERS, decltype(operands), false>(p, processors) <= kMostShared; };
     auto pass = [&](auto operands) {
       using O = decltype(operands);
       p.batch = min(left, O::kColumns) / p.parts;
       if constexpr (O::kColumns == 2 || O::kColumns == 8) {
         const int tiles = p.rows / 16 * (p.columns / 16);
         const bool few = tiles <= kMostPaired * kWarps * blocks_of(p, processors);
-        if (!p.alone && few && shared_bytes<QUARTERS, O, true>(p, processors) <= kHalf) {
+        if ((!p.alone && few && shared_bytes<QUARTERS, O, true>(p, processors) <= kHalfOfAnSm) || !fits(operands)) {
           status = launch<QUARTERS, O, true, T>(p, processors, stream);
           return;
         }
       }
       status = launch<QUARTERS, O, false, T>(p, processors, stream);
     };
-    auto fits = [&](auto operands) { return shared_bytes<QUARTERS, decltype(operands), false>(p, processors) <= kMostShared; };
     using Sixteen = Operands<1, 2>;
     using Eight = Operands<1, 1>;
     using Four = Operands<2, 1>;

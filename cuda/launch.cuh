@@ -2,6 +2,8 @@
 #pragma once
 #include <cuda_runtime.h>
 
+constexpr int kHalfOfAnSm = 233472 / 2 - 1024;  // bytes of shared memory of a block where two share an SM
+
 // Returns a cudaError_t. shared: bytes of dynamic shared memory.
 template <class... Parameters, class... Arguments>
 int launch_overlapped(void (*kernel)(Parameters...), int blocks, int threads, int shared, cudaStream_t stream, Arguments... arguments) {

@@ -34,8 +34,7 @@ constexpr bool kComputed = Table::kBytes == 0;
 constexpr int kWarps = WARPS, kThreads = kWarps * 32;
 constexpr int kMostBatch = 16, kWindow = 256;  // windows of x are multiples of it
 constexpr int kMostShared = 232448, kSystem = 1024;  // bytes of a block's
-constexpr int kHalf = 233472 / 2 - kSystem;     // where two share an SM
-constexpr int kMostPaired = 64;                // tiles of a warp: beyond, what half of the registers cost is more
+constexpr int kMostPaired = 64;  // tiles of a warp: beyond, what half of the registers cost is more
 constexpr bool kPairs = First::kRows && First::kUnit <= 20;  // vq-2, vq-2.5, nuq-2: of others half of the registers cost more
 constexpr int kAlone = kMostShared / 2 + 1024;  // a block of so many has an SM to itself
 // Copies of a warp under way. Computed: 2 KB. Tables: what leaves half of an SM's shared memory to the next kernel at 4096

@@ -76,6 +76,26 @@ def test_a_long_row_takes_several_passes(library_folder: Path, monkeypatch: pyte
     assert ((y.double() - wanted).norm() / wanted.norm()).item() < 1.3e-2
 
 
+def test_the_sums_of_many_rows_leave_room_for_shorter_copies(
+    library_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A head of 256,000 rows in segments of 512 columns: sums beside which the longest copies do not fit."""
+    rows, columns, quarters = 13600, 64, 16
+    library = emulated("gemv_trellis", {"QUARTERS": quarters}, library_folder)
+    monkeypatch.setattr(gemv, "load", lambda name, device, defines: library)
+    monkeypatch.setattr(activation_bytes, "load", lambda name, device: emulated(name, {}, library_folder))
+    monkeypatch.setattr(gemv, "processors", lambda index: 1)
+    generator = torch.Generator().manual_seed(2)
+    codes = torch.randint(0, 256, (rows * columns * quarters // 32,), dtype=torch.uint8, generator=generator)
+    scale = torch.ones(rows, dtype=torch.float16)
+    encoded = Encoded(out_features=rows, in_features=columns, tensors={"codes": codes, "row_scale": scale})
+    x = torch.randn(1, columns, generator=generator).half()
+    y = torch.full((1, rows), torch.nan, dtype=torch.float16)
+    gemv.multiply(codes, scale, x, y, quarters)
+    wanted = x.double() @ make_quantizer("trellis-4").decode(encoded).double().T
+    assert ((y.double() - wanted).norm() / wanted.norm()).item() < 4e-4
+
+
 @pytest.mark.parametrize(("quarters", "order"), [(8, 0), (13, 0), (13, 2)])
 def test_the_search_finds_the_codes_of_the_cpu_search(
     quarters: int, order: int, library_folder: Path, monkeypatch: pytest.MonkeyPatch
