@@ -61,9 +61,9 @@ struct Ring {
   static constexpr int kStages = Wide && !Paired && QUARTERS > kMost32 && QUARTERS <= 16 ? 3 : 2;
   static constexpr int kBytes = kWarps * kStages * kTiles * 8 * QUARTERS;
   static constexpr int kRegisters = Paired ? 64 : Wide ? 128 : 96;
+  // Fours of tiles a turn of the loop: as many as are faster, measured.
+  static constexpr int kUnrolled = Paired ? (QUARTERS > 12 ? 1 : Wide ? 2 : 4) : QUARTERS <= 10 ? 8 : QUARTERS <= (Wide ? 16 : 13) ? 4 : 1;
 };
-// Fours of tiles a turn of the loop; of more bits two are not faster.
-constexpr int kUnrolled = QUARTERS <= 12 ? 2 : 1;
 constexpr int kMostPaired = QUARTERS <= 16 ? 128 : 64;  // tiles of a warp: beyond, what 64 registers cost is more
 constexpr int kMostShared = 232448 - 1024;  // of a block: what Hopper gives, less what the system keeps
 constexpr int kAlone = kMostShared / 2 + 1024;  // a block of so many has an SM to itself (gemv_table.cu says why)
@@ -132,7 +132,7 @@ __global__ void __maxnreg__((Ring<O::kShared < 4, Paired>::kRegisters))
     for (const int stop = min(tile + kStageTiles, end); tile < stop;) {
       const int here = min(stop - tile, segment_end - column);
       const SharedAt past = operands + (column + here) / 4 * kStep;
-#pragma unroll kUnrolled
+#pragma unroll(Copies::kUnrolled)
       for (SharedAt operand = operands + column / 4 * kStep; operand != past; operand += kStep, stream += 4 * kTile) {
         uint32_t packed[O::kGroups][O::kWords];
 #pragma unroll
