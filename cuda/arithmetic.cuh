@@ -18,9 +18,11 @@ __device__ __forceinline__ uint32_t scaled(uint32_t v, uint32_t factor) {
   return result;
 }
 
-// The compiler must have v here, and not work it out again later.
+// The compiler must have v here, and not work it out later, or again.
 template <class T>
 __device__ __forceinline__ void known(T*& v) { asm volatile("" : "+l"(v)); }
+__device__ __forceinline__ void known(int& v) { asm volatile("" : "+r"(v)); }
+__device__ __forceinline__ void known(uint32_t& v) { asm volatile("" : "+r"(v)); }
 
 // a += b, opaque: otherwise the compiler may keep every multiple of b in a register of its own, and spill.
 __device__ __forceinline__ void add(uint32_t& a, uint32_t b) { asm("add.u32 %0, %0, %1;" : "+r"(a) : "r"(b)); }

@@ -28,6 +28,9 @@ __device__ __forceinline__ uint4 load_four(SharedAt at) {
   return v;
 }
 
+__device__ __forceinline__ uint2 load_two(const uint8_t* at) { return *reinterpret_cast<const uint2*>(at); }
+__device__ __forceinline__ uint4 load_four(const uint8_t* at) { return *reinterpret_cast<const uint4*>(at); }
+
 // 16 bytes, both addresses aligned to 16, past the first cache.
 __device__ __forceinline__ void copy16(SharedAt to, const void* from) {
   asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");

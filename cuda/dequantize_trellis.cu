@@ -1,8 +1,8 @@
 // The 16-bit weight matrix from the packed codes of the computed trellis code: for prompts and large batches.
 //
-// A warp takes a tile at a time: lane l = 4 g + q decodes the rows g and g + 8 of columns 4 q .. 4 q + 3, four neighbours of
-// a row, which it writes as 8 bytes; the four lanes of a row fill a sector. Tiles are dealt in order, so that the writes of
-// neighbours meet in the second cache.
+// A warp takes four tiles at a time: lane l = 4 g + q decodes the rows g and g + 8 of tile q, 32 bytes of each. Lanes swap halves with
+// their neighbours, so that two of them fill a sector at once. Tiles are dealt in order, so that the writes of neighbours meet
+// in the second cache.
 //
 // Bound: Q / 32 bytes a weight read, 2 written.
 #include <cuda_runtime.h>
@@ -27,32 +27,45 @@ constexpr int kThreads = 256;
 
 template <int Q, class T>
 __global__ void __launch_bounds__(kThreads) dequantize(const DequantizeParams p) {
+  using Decoder = trellis::LaneDecoder<Q>;
   const int lane = threadIdx.x % 32, across = p.columns / 16, tiles = p.rows / 16 * across;
   const int warps = gridDim.x * (kThreads / 32);
-  const trellis::LaneDecoder<Q> decoder(lane);
+  const Decoder decoder(lane, false);
+  const bool odd = lane % 2;
   launch_dependents();
   wait_for_previous_kernel();
-  for (int tile = blockIdx.x * (kThreads / 32) + threadIdx.x / 32; tile < tiles; tile += warps) {
-    uint32_t raw[trellis::LaneDecoder<Q>::kPairs][2], hash[8];
-    decoder.read(p.codes + static_cast<int64_t>(tile) * (8 * Q), raw);
-    decoder.decode(raw, p.multiplier, hash);
-    const int strip = tile / across, row = strip * 16 + lane / 4, column = (tile - strip * across) * 16 + lane % 4 * 4;
+  for (int unit = blockIdx.x * (kThreads / 32) + threadIdx.x / 32; 4 * unit < tiles; unit += warps) {
+    const int tile = 4 * unit + lane % 4;  // past the last one at the end
+    const int strip = min(tile, tiles - 1) / across, row = strip * 16 + lane / 4;
+    const float scale[2] = {__half2float(p.row_scale[row]) * p.unit, __half2float(p.row_scale[row + 8]) * p.unit};
+    uint32_t raw[Decoder::kRaw] = {};
+    if (tile < tiles) decoder.read(p.codes + static_cast<int64_t>(unit) * Decoder::kUnit, raw);
+    uint32_t words[2][8] = {};  // of each row, two weights each
+    decoder.decode(raw, p.multiplier, [&](int step, uint32_t hash) {
+      const T value = from_float<T>(__dp4a(static_cast<int>(hash), 0x01010101, 0) * scale[step % 2]);
+      words[step % 2][step / 4] |= static_cast<uint32_t>(reinterpret_cast<const uint16_t&>(value)) << (step / 2 % 2 * 16);
+    });
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const float scale = __half2float(p.row_scale[row + 8 * half]) * p.unit;
-      __align__(8) T values[4];
+      const uint32_t* w = words[half];
+      const uint4 own[2] = {make_uint4(w[0], w[1], w[2], w[3]), make_uint4(w[4], w[5], w[6], w[7])};
+      const uint4 given = odd ? own[0] : own[1];  // to the neighbour, whose tile's other half comes back
+      const uint4 got = make_uint4(__shfl_xor_sync(~0u, given.x, 1), __shfl_xor_sync(~0u, given.y, 1),
+                                   __shfl_xor_sync(~0u, given.z, 1), __shfl_xor_sync(~0u, given.w, 1));
+      // First the even lane's tile, its first half by itself, then the odd one's.
 #pragma unroll
-      for (int c = 0; c < 4; ++c)
-        values[c] = from_float<T>(__dp4a(static_cast<int>(hash[2 * c + half]), 0x01010101, 0) * scale);
-      T* to = static_cast<T*>(p.weight) + static_cast<int64_t>(row + 8 * half) * p.columns + column;
-      *reinterpret_cast<uint2*>(to) = *reinterpret_cast<const uint2*>(values);
+      for (int i = 0; i < 2; ++i) {
+        const int of = 4 * unit + lane % 4 / 2 * 2 + i, strip_of = of / across;
+        T* to = static_cast<T*>(p.weight) + static_cast<int64_t>(strip_of * 16 + lane / 4 + 8 * half) * p.columns + (of - strip_of * across) * 16;
+        if (of < tiles) reinterpret_cast<uint4*>(to)[odd] = odd == i ? own[i] : got;
+      }
     }
   }
 }
 
 template <class T>
 int launch(const DequantizeParams& p, int processors, cudaStream_t stream) {
-  const int tiles = p.rows / 16 * (p.columns / 16), blocks = min((tiles + 7) / 8, processors * 8);
+  const int tiles = p.rows / 16 * (p.columns / 16), blocks = min((tiles + 31) / 32, processors * 8);
   return launch_overlapped(dequantize<QUARTERS, T>, blocks, kThreads, 0, stream, p);
 }
 

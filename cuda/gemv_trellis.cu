@@ -5,9 +5,9 @@
 // stream and one multiply, nothing else. Activations come as bytes (activation_bytes.cuh), with a scale for each segment of a
 // row; every segment has sums of its own.
 //
-// Layout (docs/format.md): a tile of 16 x 16 weights is a stream of 8 Q bytes; lane l of a warp owns the steps 8 l .. 8 l +
-// 7, which are the rows g, g + 8 and columns 4 q .. 4 q + 3 of the tile (g = l / 4, q = l % 4) just as the instruction wants
-// them. A strip of 16 rows is contiguous. A block owns some strips and each of its warps an equal part of their tiles,
+// Layout (docs/format.md): a tile of 16 x 16 weights is a stream of 8 Q bytes; four tiles are a unit, of which lane l of a warp
+// has the rows g, g + 8 of tile q (g = l / 4, q = l % 4), 32 steps in a row: steps 4 m .. 4 m + 3 are columns 2 m, 2 m + 1 of
+// both, operand A of product m. A strip of 16 rows is contiguous. A block owns some strips and each of its warps an equal part of their tiles,
 // across strips, which it copies to shared memory ahead of use, the first before it waits for the kernel that makes x. Sums
 // meet in shared memory as integers, so that their order does not matter.
 //
@@ -16,6 +16,8 @@
 //
 // Bound: Q / 32 bytes a weight from memory; counted instructions in EXPERIMENTS.md.
 #include <cuda_runtime.h>
+
+#include <type_traits>
 
 #include "arithmetic.cuh"
 #include "async_copy.cuh"
@@ -47,41 +49,47 @@ struct Divisor {
 
 namespace {
 
-#ifndef WARPS
-#define WARPS 16
-#endif
-constexpr int kWarps = WARPS, kThreads = kWarps * 32;
-// Tiles of a copy and copies of the ring: long ones, as each costs 50 instructions. Alone on an SM they leave room for 14,336
-// columns of a batch of 8 (wide), or of 2; two blocks have room for 4,096.
-template <bool Wide, bool Paired>
+constexpr int kWarps = 16, kThreads = kWarps * 32;
+// How blocks share an SM: one alone, with registers and long copies; two, of 64 registers; two with shorter copies, where x has
+// 14,336 columns.
+enum Share { kOne, kTwo, kTwoShort };
+
+// Tiles of a copy and copies of the ring: long ones, as each costs 50 instructions. One block has room for 14,336 columns of a
+// batch of 8 (wide), or of 2; two for 4,096.
+template <bool Wide, Share S>
 struct Ring {
   // Up to which quarters of a bit 32 tiles, and 16.
-  static constexpr int kMost32 = Paired ? (Wide ? 8 : 13) : (Wide ? 13 : 16), kMost16 = Paired ? (Wide ? 16 : 24) : 18;
-  static constexpr int kTiles = QUARTERS <= kMost32 ? 32 : QUARTERS <= kMost16 ? 16 : 8;
-  static constexpr int kStages = Wide && !Paired && QUARTERS > kMost32 && QUARTERS <= 16 ? 3 : 2;
+  static constexpr int kMost32 = S ? (Wide ? 8 : 13) : (Wide ? 13 : 16), kMost16 = S ? (Wide ? 16 : 24) : 18;
+  static constexpr int kTiles = S == kTwoShort ? 24 : QUARTERS <= kMost32 ? 32 : QUARTERS <= kMost16 ? 16 : 8;
+  static constexpr int kStages = Wide && !S && QUARTERS > kMost32 && QUARTERS <= 16 ? 3 : 2;
   static constexpr int kBytes = kWarps * kStages * kTiles * 8 * QUARTERS;
-  static constexpr int kRegisters = Paired ? 64 : Wide ? 128 : 96;
-  // Fours of tiles a turn of the loop: as many as are faster, measured.
-  static constexpr int kUnrolled = Paired ? (QUARTERS > 12 ? 1 : Wide ? 2 : 4) : QUARTERS <= 10 ? 8 : QUARTERS <= (Wide ? 16 : 13) ? 4 : 1;
+  static constexpr int kRegisters = S ? 64 : Wide ? 128 : 96;
+  static constexpr int kUnrolled = Wide ? 1 : 2;  // units a turn of the loop, measured
 };
+constexpr bool kHasShort = QUARTERS >= 11 && QUARTERS <= 13;
 constexpr int kMostPaired = QUARTERS <= 16 ? 128 : 64;  // tiles of a warp: beyond, what 64 registers cost is more
 constexpr int kMostShared = 232448 - 1024;  // of a block: what Hopper gives, less what the system keeps
 constexpr int kAlone = kMostShared / 2 + 1024;  // a block of so many has an SM to itself (gemv_table.cu says why)
 
 __host__ __device__ constexpr int segments_of(const GemvParams& p) { return (p.columns + (1 << p.segment_bits) - 1) >> p.segment_bits; }
 
-template <int Q, class O, bool Paired, class T>
-__global__ void __maxnreg__((Ring<O::kShared < 4, Paired>::kRegisters))
-    gemv(const __grid_constant__ GemvParams p, int each, int larger, Divisor by_tiles) {
-  using Copies = Ring<O::kShared < 4, Paired>;
+constexpr int log2_above(int v) { return v <= 1 ? 0 : 1 + log2_above((v + 1) / 2); }
+
+template <int Q, class O, Share S, class T>
+__global__ void __maxnreg__((Ring<O::kShared < 4, S>::kRegisters))
+    gemv(const __grid_constant__ GemvParams p, int each, int larger, int lanes, int width, Divisor by_tiles) {
+  using Copies = Ring<O::kShared < 4, S>;
+  using Decoder = trellis::LaneDecoder<Q>;
   constexpr int kStageTiles = Copies::kTiles, kStages = Copies::kStages;
   constexpr int kTile = 8 * Q, kStage = kStageTiles * kTile, kChains = O::kShared > 1 ? O::kShared : 2;
   extern __shared__ __align__(128) uint8_t shared[];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int tiles = p.columns / 16, segments = segments_of(p), segment_tiles = 1 << (p.segment_bits - 4);
-  const SharedAt ring = shared_at(shared + warp * kStages * kStage), into = ring + lane * 16;
+  const SharedAt ring = shared_at(shared + warp * kStages * kStage);
+  SharedAt into = ring + (lane * 16 ^ Decoder::flipped_of_lane(lane));
+  known(into);
   uint32_t* words = reinterpret_cast<uint32_t*>(shared + Copies::kBytes);
-  int* sums = reinterpret_cast<int*>(words + p.columns * O::kBytesOfColumn / 4);  // (strips, segments, 16, kColumns)
+  int* sums = reinterpret_cast<int*>(words + O::bytes(p.columns) / 4);  // (strips, segments, 16, kColumns)
 
   // This block's strips are contiguous (`larger` blocks have one more than `each`), and so is the part of each warp: fours
   // of tiles, across strips.
@@ -91,11 +99,17 @@ __global__ void __maxnreg__((Ring<O::kShared < 4, Paired>::kRegisters))
   const int fours = own * tiles / 4;
   const int begin = 4 * (fours * warp / kWarps), end = 4 * (fours * (warp + 1) / kWarps);
   const uint8_t* from = p.codes + (static_cast<int64_t>(first_strip) * tiles + begin) * kTile + lane * 16;
-  int left = (end - begin) * kTile - lane * 16, issue_slot = 0;
+  int left = (end - begin) * kTile, issue_slot = 0;
   auto issue = [&]() {
+    const SharedAt to = into + issue_slot * kStage;
+    if (left >= kStage) {
 #pragma unroll
-    for (int i = 0; i < kStage; i += 512)
-      if ((kStage % 512 == 0 || i + lane * 16 < kStage) && i < left) copy16(into + issue_slot * kStage + i, from + i);
+      for (int i = 0; i < kStage; i += 512)
+        if (i + 512 <= kStage || lane * 16 < kStage % 512) copy16(to + i, from + i);
+    } else {
+#pragma unroll 1
+      for (int i = 0; i < left - lane * 16; i += 512) copy16(to + i, from + i);
+    }
     commit_copies();
     from += kStage, left -= kStage;
     issue_slot = issue_slot + 1 == kStages ? 0 : issue_slot + 1;
@@ -103,27 +117,32 @@ __global__ void __maxnreg__((Ring<O::kShared < 4, Paired>::kRegisters))
 #pragma unroll 1
   for (int i = threadIdx.x; i < 2 * own; i += kThreads) copy16(row_scales + 8 * i, p.row_scale + first_strip * 16 + 8 * i);
   for (int s = 0; s < kStages - 1; ++s) issue();
-  for (int i = threadIdx.x; i < own * segments * 16 * O::kColumns; i += kThreads) sums[i] = 0;
-  const OperandPieces<O, kThreads, Divisor> pieces(p.x, p.batch * p.parts, tiles, by_tiles);
+  OperandPieces<O, kThreads, Divisor> pieces(p.x, p.batch * p.parts, tiles, by_tiles);
   const int of_x = p.batch * segments;
   const float* scale_from = p.x_scale + threadIdx.x;
   known(scale_from);
   wait_for_previous_kernel();
+  pieces.ask_first();
   float early = 0.f;
-  pieces.load(words, [&] { if (threadIdx.x < of_x) early = __ldcg(scale_from); });
+  if (threadIdx.x < of_x) early = __ldcg(scale_from);
+  // While x is on its way: whatever else the loop needs.
+#pragma unroll 1
+  for (int i = threadIdx.x; i < own * segments * 16 * O::kColumns; i += kThreads) sums[i] = 0;
+  const SharedAt operands = shared_at(words + lane * O::kWords);
+  constexpr int kStep = 4 * O::kUnit;  // bytes of the operands of a unit
+  const Decoder decoder(lane, true);
+  const int g = lane / 4, q = lane % 4;
+  int strip = by_tiles(begin), column = begin - strip * tiles, slot = 0;
+  int segment_end = min((column | (segment_tiles - 1)) + 1, tiles);
+  known(strip), known(column), known(segment_end);
+  pieces.write(words);
   if (threadIdx.x < of_x) scales[threadIdx.x] = early;
 #pragma unroll 1
   for (int i = threadIdx.x + kThreads; i < of_x; i += kThreads) scales[i] = p.x_scale[i];
   __syncthreads();
   if (!p.alone) launch_dependents();
 
-  const SharedAt operands = shared_at(words + lane * O::kWords);
-  constexpr int kStep = 4 * O::kGroups * 32 * O::kWords;  // bytes of the operands of four tiles
-  const trellis::LaneDecoder<Q> decoder(lane);
-  const int g = lane / 4, q = lane % 4;
   int acc[kChains * O::kGroups][4] = {};
-  int strip = by_tiles(begin), column = begin - strip * tiles, slot = 0;
-  int segment_end = min((column | (segment_tiles - 1)) + 1, tiles);
   for (int tile = begin; tile < end;) {
     wait_copies<kStages - 2>();
     __syncwarp();
@@ -148,25 +167,21 @@ __global__ void __maxnreg__((Ring<O::kShared < 4, Paired>::kRegisters))
             packed[group][0] = load_word(at);
           }
         }
-        uint32_t b[O::kGroups][4];
+        uint32_t raw[Decoder::kRaw], hash[4], b[O::kGroups][8 / O::kShared][2];
+        decoder.read(stream, raw);
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          if (i % O::kShared == 0) {
+        for (int group = 0; group < O::kGroups; ++group)
+#pragma unroll
+          for (int i = 0; i < 16 / O::kShared; ++i) b[group][i / 2][i % 2] = __byte_perm(packed[group][i / 4], 0, 0x1111 * (i % 4));
+        decoder.decode(raw, p.multiplier, [&](int step, uint32_t value) {
+          hash[step % 4] = value;
+          if (step % 4 == 3) {
+            const int m = step / 4;
 #pragma unroll
             for (int group = 0; group < O::kGroups; ++group)
-#pragma unroll
-              for (int c = 0; c < 4; ++c) b[group][c] = __byte_perm(packed[group][i / O::kShared], 0, 0x1111 * c);
+              mma_s8(acc[group * kChains + m % kChains], hash, b[group][m / O::kShared][0], b[group][m / O::kShared][1]);
           }
-          uint32_t raw[trellis::LaneDecoder<Q>::kPairs][2], hash[8];
-          decoder.read(stream + i * kTile, raw);
-          decoder.decode(raw, p.multiplier, hash);
-#pragma unroll
-          for (int group = 0; group < O::kGroups; ++group) {
-            int(&sum)[4] = acc[group * kChains + i % kChains];
-            mma_s8(sum, hash, b[group][0], b[group][1]);
-            mma_s8(sum, hash + 4, b[group][2], b[group][3]);
-          }
-        }
+        });
       }
       tile += here, column += here;
       if (column == segment_end || tile == end) {  // integers: the order in which warps add does not matter
@@ -198,32 +213,42 @@ __global__ void __maxnreg__((Ring<O::kShared < 4, Paired>::kRegisters))
   if (p.alone) launch_dependents();
   wait_copies<0>();  // row scales, where a warp has had no tile
   __syncthreads();
+  // A row's segments by 2^lanes neighbours, one each: one wait for all of them. Rows of a strip, then the batch, then strips.
+  const int part = threadIdx.x & ((1 << lanes) - 1);
 #pragma unroll 1
-  for (int i = threadIdx.x; i < own * 16 * p.batch; i += kThreads) {
-    const int b = i / (own * 16), row = i - b * (own * 16), at = first_strip * 16 + row;
-    const int* sum = sums + (row / 16 * segments * 16 + row % 16) * O::kColumns + b * p.parts;
+  for (int i = threadIdx.x >> lanes; i < own << (4 + width); i += kThreads >> lanes) {
+    const int b = i >> 4 & ((1 << width) - 1), strip = i >> (4 + width), row = strip * 16 + i % 16;
+    const int* sum = sums + (strip * segments * 16 + i % 16) * O::kColumns + b * p.parts;
     float total = 0.f;
-    for (int segment = 0; segment < segments; ++segment, sum += 16 * O::kColumns)
-      total += (p.parts == 2 ? sum[0] + sum[1] * (1.f / 254.f) : sum[0]) * scales[b * segments + segment];
-    static_cast<T*>(p.y)[static_cast<int64_t>(b) * p.rows + at] = from_float<T>(total * __half2float(row_scales[row]) * p.unit);
+    if (b < p.batch)
+#pragma unroll 1
+      for (int segment = part; segment < segments; segment += 1 << lanes) {
+        const int* here = sum + segment * 16 * O::kColumns;
+        total += (p.parts == 2 ? here[0] + here[1] * (1.f / 254.f) : here[0]) * scales[b * segments + segment];
+      }
+#pragma unroll 1
+    for (int other = 1 << lanes >> 1; other; other >>= 1) total += __shfl_xor_sync(~0u, total, other);
+    if (part == 0 && b < p.batch)
+      static_cast<T*>(p.y)[static_cast<int64_t>(b) * p.rows + first_strip * 16 + row] =
+          from_float<T>(total * __half2float(row_scales[row]) * p.unit);
   }
 }
 
 int blocks_of(const GemvParams& p, int processors) { return min(p.rows / 16, processors); }
 
-template <int Q, class O, bool Paired>
+template <int Q, class O, Share S>
 int shared_bytes(const GemvParams& p, int processors) {
   const int strips = p.rows / 16, blocks = blocks_of(p, processors), own = (strips + blocks - 1) / blocks;
-  return Ring<O::kShared < 4, Paired>::kBytes + p.columns * O::kBytesOfColumn + own * segments_of(p) * 16 * O::kColumns * 4 +
+  return Ring<O::kShared < 4, S>::kBytes + O::bytes(p.columns) + own * segments_of(p) * 16 * O::kColumns * 4 +
          own * 32 + O::kColumns * segments_of(p) * 4;
 }
 
-template <int Q, class O, bool Paired, class T>
+template <int Q, class O, Share S, class T>
 int launch(const GemvParams& p, int processors, cudaStream_t stream) {
   const int strips = p.rows / 16, blocks = blocks_of(p, processors);
-  const int bytes = max(shared_bytes<Q, O, Paired>(p, processors), p.alone ? kAlone : 0);
-  return launch_overlapped(gemv<Q, O, Paired, T>, blocks, kThreads, bytes, stream, p, strips / blocks, strips % blocks,
-                           Divisor(p.columns / 16));
+  const int bytes = max(shared_bytes<Q, O, S>(p, processors), p.alone ? kAlone : 0);
+  return launch_overlapped(gemv<Q, O, S, T>, blocks, kThreads, bytes, stream, p, strips / blocks, strips % blocks,
+                           min(log2_above(segments_of(p)), 3), log2_above(p.batch), Divisor(p.columns / 16));
 }
 
 // As many of the batch at once as the instruction has columns for and as shared memory holds: long rows take several passes,
@@ -234,19 +259,26 @@ int multiply(GemvParams p, int processors, cudaStream_t stream) {
   for (int done = 0; done < batch;) {
     const int left = (batch - done) * p.parts;  // rows of bytes
     int status;
-    auto fits = [&](auto operands) { return shared_bytes<QUARTERS, decltype(operands), false>(p, processors) <= kMostShared; };
+    auto fits = [&](auto operands) { return shared_bytes<QUARTERS, decltype(operands), kOne>(p, processors) <= kMostShared; };
     auto pass = [&](auto operands) {
       using O = decltype(operands);
       p.batch = min(left, O::kColumns) / p.parts;
       if constexpr (O::kColumns == 2 || O::kColumns == 8) {
         const int tiles = p.rows / 16 * (p.columns / 16);
-        const bool few = tiles <= kMostPaired * kWarps * blocks_of(p, processors);
-        if ((!p.alone && few && shared_bytes<QUARTERS, O, true>(p, processors) <= kHalfOfAnSm) || !fits(operands)) {
-          status = launch<QUARTERS, O, true, T>(p, processors, stream);
+        const bool few = !p.alone && tiles <= kMostPaired * kWarps * blocks_of(p, processors);
+        auto two = [&](auto share) { return few && shared_bytes<QUARTERS, O, decltype(share)::value>(p, processors) <= kHalfOfAnSm; };
+        if (!fits(operands) || two(std::integral_constant<Share, kTwo>{})) {
+          status = launch<QUARTERS, O, kTwo, T>(p, processors, stream);
           return;
         }
+        if constexpr (kHasShort && O::kColumns == 2) {
+          if (two(std::integral_constant<Share, kTwoShort>{})) {
+            status = launch<QUARTERS, O, kTwoShort, T>(p, processors, stream);
+            return;
+          }
+        }
       }
-      status = launch<QUARTERS, O, false, T>(p, processors, stream);
+      status = launch<QUARTERS, O, kOne, T>(p, processors, stream);
     };
     using Sixteen = Operands<1, 2>;
     using Eight = Operands<1, 1>;

@@ -91,7 +91,7 @@ struct Computed {
   template <int At>
   __device__ __forceinline__ uint32_t operand(uint32_t low, uint32_t high) const {
     if constexpr (At + StateBits <= 32) {
-      return trellis::state_at<StateBits, At, true>(low) * multiplier;
+      return trellis::state_at<StateBits, At>(low) * multiplier;
     } else {
       return (__funnelshift_r(low, high, At) & ((1u << StateBits) - 1)) * multiplier;
     }

@@ -1,74 +1,94 @@
 // Activation bytes as operand B of products with the four bytes of each weight (gemv_trellis.cu), in shared memory.
 //
-// The four bytes of a weight meet its activation four times, so operand B of a tile is, for lane (g, q) = (lane / 4,
-// lane % 4), four words of four equal bytes: column n = g of the instruction, weights 4 q .. 4 q + 3. Stored is one word
-// with the four bytes, as it stands in memory; the reader spreads it by four permutations. A column is a row of bytes
-// (activation_bytes.cuh), one or two for each of the batch. Where there are less than eight, kShared tiles share a word:
-// tile c of them has columns c 8 / kShared ... The other columns of a product with that tile are noise, in sums that nobody
-// reads.
+// A product m = 0 .. 7 of a unit of four tiles takes columns 2 m, 2 m + 1 of each. The four bytes of a weight meet its
+// activation four times, so operand B is, for lane (g, q) = (lane / 4, lane % 4), two words of four equal bytes: column n = g of
+// the instruction, columns 2 m and 2 m + 1 of tile q. Stored is the pair of bytes; the reader spreads it by two permutations. A
+// column of the instruction is a row of bytes (activation_bytes.cuh), one or two for each of the batch. Where there are less
+// than eight, kShared products share their words: of products m = kShared G + c, those of equal G; c has columns
+// c 8 / kShared .. . The other columns of a product are noise, in sums that nobody reads.
 //
-//   word ((t / 4) kGroups + group) 32 + lane) 4 / kShared + (t % 4) / kShared,     t: the tile's place in the row
+//   word (unit kGroups + group) 32 kWords + lane kWords + G / 2, half G % 2;      units are kPad words further apart
 #pragma once
 #include <cstdint>
 
 #include "arithmetic.cuh"
 
-// Shared: tiles that share operand words (4, 2, 1). Groups: of eight columns of the instruction.
+// Shared: products that share operand words (4, 2, 1). Groups: of eight columns of the instruction.
 template <int Shared, int Groups>
 struct Operands {
   static_assert(Groups == 1 || Shared == 1);
   static constexpr int kShared = Shared, kGroups = Groups;
-  static constexpr int kColumns = 8 / Shared * Groups;        // rows of bytes, and sums of a row of weights
-  static constexpr int kWords = 4 / Shared;                   // of a lane for four tiles and a group of columns
-  static constexpr int kBytesOfColumn = 2 * kWords * Groups;  // of shared memory, for a column of x
+  static constexpr int kColumns = 8 / Shared * Groups;  // rows of bytes, and sums of a row of weights
+  static constexpr int kWords = 4 / Shared;             // of a lane for a unit and a group of columns
+  static constexpr int kPad = Shared == 1 ? 0 : kWords;  // or the writes of units would meet in banks
+  static constexpr int kUnit = 32 * kWords * Groups + kPad;  // words
 
-  __host__ __device__ static constexpr uint32_t word(uint32_t tile, uint32_t column, uint32_t q) {
-    const uint32_t n = (tile % Shared) * (8 / Shared) + column % 8, group = column / 8;
-    return (((tile / 4) * Groups + group) * 32 + n * 4 + q) * kWords + (tile % 4) / Shared;
+  __host__ __device__ static constexpr int bytes(int columns) { return columns / 64 * kUnit * 4; }
+
+  // The 16 bytes of a row (a column of the instruction) for a tile, `to` its place.
+  __device__ __forceinline__ static uint32_t word(uint32_t tile, uint32_t row) {
+    return tile / 4 * kUnit + (row / 8 * 32 + row % 8 * 4 + tile % 4) * kWords;
+  }
+  __device__ __forceinline__ static void put(uint32_t* to, const uint4& v) {
+    constexpr int kNext = 8 / Shared * 4 * kWords;  // words from c to c + 1
+    if constexpr (Shared == 1) {
+      *reinterpret_cast<uint4*>(to) = v;
+    } else if constexpr (Shared == 2) {
+#pragma unroll
+      for (int c = 0; c < 2; ++c) {
+        const uint32_t half = c ? 0x7632 : 0x5410;
+        *reinterpret_cast<uint2*>(to + c * kNext) = make_uint2(__byte_perm(v.x, v.y, half), __byte_perm(v.z, v.w, half));
+      }
+    } else {
+#pragma unroll
+      for (int c = 0; c < 4; ++c)
+        to[c * kNext] = __byte_perm(c < 2 ? v.x : v.y, c < 2 ? v.z : v.w, c % 2 ? 0x7632 : 0x5410);
+    }
   }
 };
 
-// Rows of bytes, 16 for each tile, into `words`. Through registers: a wait for copies would be one for the first codes too.
+// Rows of bytes, 16 for each tile, to their places. Through registers: a wait for copies would be one for the first codes too. The
+// first pieces of a thread are asked for, and written when something else has been done; a barrier must follow.
 template <class O, int Threads, class Divisor>
 struct OperandPieces {
-  const uint8_t* from;  // this thread's first piece, and its place
-  uint32_t place;
+  static constexpr int kHeld = 4;
+  const uint8_t* from;  // this thread's first piece
   uint32_t all, tiles;
   const Divisor& by_tiles;
+  uint4 held[kHeld];
 
-  // Where the first pieces are is worked out here, before they are there.
   __device__ __forceinline__ OperandPieces(const uint8_t* rows_from, int rows, int tiles, const Divisor& by_tiles)
       : from(rows_from + 16 * threadIdx.x), all(rows * tiles), tiles(tiles), by_tiles(by_tiles) {
-    place = place_of(threadIdx.x);
     known(from);
   }
 
-  __device__ __forceinline__ uint32_t place_of(uint32_t piece) const {
-    const uint32_t row = by_tiles(piece);
-    return O::word(piece - row * tiles, row, 0);
+  __device__ __forceinline__ void ask(uint32_t done, int h) {
+    const uint32_t ahead = done + h * Threads;
+    if (threadIdx.x + ahead < all) held[h] = __ldcg(reinterpret_cast<const uint4*>(from) + ahead);
+  }
+  __device__ __forceinline__ void put(uint32_t* words, uint32_t done, int h) const {
+    const uint32_t piece = threadIdx.x + done + h * Threads, row = by_tiles(piece);
+    if (piece < all) O::put(words + O::word(piece - row * tiles, row), held[h]);
   }
 
-  __device__ __forceinline__ static void put(uint32_t* to, const uint4& v) {
-    to[0] = v.x, to[O::kWords] = v.y, to[2 * O::kWords] = v.z, to[3 * O::kWords] = v.w;
+  __device__ __forceinline__ void ask_first() {
+    ask(0, 0);
+    if (all > Threads) {
+#pragma unroll
+      for (int h = 1; h < kHeld; ++h) ask(0, h);
+    }
   }
-
-  // early: loads that go with the first pieces. A barrier must follow.
-  template <class Early>
-  __device__ __forceinline__ void load(uint32_t* words, Early early) const {
-    uint4 first;
-    if (threadIdx.x < all) first = __ldcg(reinterpret_cast<const uint4*>(from));
-    early();
-    if (threadIdx.x < all) put(words + place, first);
-    constexpr int kHeld = 4;
+  __device__ __forceinline__ void write(uint32_t* words) {
+    put(words, 0, 0);
+    if (all <= Threads) return;
+#pragma unroll
+    for (int h = 1; h < kHeld; ++h) put(words, 0, h);
 #pragma unroll 1
-    for (uint32_t begin = threadIdx.x + Threads; begin < all; begin += kHeld * Threads) {
-      uint4 held[kHeld];
+    for (uint32_t done = kHeld * Threads; threadIdx.x + done < all; done += kHeld * Threads) {
 #pragma unroll
-      for (int h = 0; h < kHeld; ++h)
-        if (begin + h * Threads < all) held[h] = __ldcg(reinterpret_cast<const uint4*>(from) + (begin - threadIdx.x + h * Threads));
+      for (int h = 0; h < kHeld; ++h) ask(done, h);
 #pragma unroll
-      for (int h = 0; h < kHeld; ++h)
-        if (begin + h * Threads < all) put(words + place_of(begin + h * Threads), held[h]);
+      for (int h = 0; h < kHeld; ++h) put(words, done, h);
     }
   }
 };
