@@ -23,7 +23,7 @@ struct Operands {
   static constexpr int kPad = Shared == 1 ? 0 : kWords;  // or the writes of units would meet in banks
   static constexpr int kUnit = 32 * kWords * Groups + kPad;  // words
 
-  __host__ __device__ static constexpr int bytes(int columns) { return columns / 64 * kUnit * 4; }
+  __host__ __device__ static constexpr int bytes(int columns) { return (columns / 64 * kUnit + 3) / 4 * 16; }
 
   // The 16 bytes of a row (a column of the instruction) for a tile, `to` its place.
   __device__ __forceinline__ static uint32_t word(uint32_t tile, uint32_t row) {

@@ -1,15 +1,23 @@
-// What cuda/async_copy.cuh does, in plain C++: copies arrive at the wait for them, or at once with EARLY_COPIES.
+// What cuda/async_copy.cuh does, in plain C++: copies arrive at the wait for them, or at once with EARLY_COPIES. An address that
+// is not aligned as the instruction wants ends the process, as it ends a kernel.
 #pragma once
+#include <cstdio>
+#include <cstdlib>
+
 #include "cuda_runtime.h"
 
 using SharedAt = const uint8_t*;
 inline SharedAt shared_at(const void* p) { return static_cast<SharedAt>(p); }
-inline uint32_t load_word(const uint8_t* at) { return *reinterpret_cast<const uint32_t*>(at); }
-inline uint2 load_two(const uint8_t* at) { return *reinterpret_cast<const uint2*>(at); }
-inline uint4 load_four(const uint8_t* at) { return *reinterpret_cast<const uint4*>(at); }
+inline void aligned(const void* at, int bytes) {
+  if (reinterpret_cast<uintptr_t>(at) % bytes) std::fprintf(stderr, "address %p is no multiple of %d\n", at, bytes), std::abort();
+}
+inline uint32_t load_word(const uint8_t* at) { return aligned(at, 4), *reinterpret_cast<const uint32_t*>(at); }
+inline uint2 load_two(const uint8_t* at) { return aligned(at, 8), *reinterpret_cast<const uint2*>(at); }
+inline uint4 load_four(const uint8_t* at) { return aligned(at, 16), *reinterpret_cast<const uint4*>(at); }
 
 inline void copy16(const void* into, const void* from) {
   void* to = const_cast<void*>(into);
+  aligned(to, 16), aligned(from, 16);
 #ifdef EARLY_COPIES
   std::memcpy(to, from, 16);
 #else
