@@ -56,7 +56,7 @@ __global__ void __maxnreg__(Paired ? kMostRegisters / 2 : kMostRegisters)
   uint2* spans = reinterpret_cast<uint2*>(sums + own * of_strip);         // (own): first and last warp of a strip
   __half* row_scales = reinterpret_cast<__half*>(spans + 2 * ((own + 1) / 2));  // (own, 16)
   float* scales = reinterpret_cast<float*>(row_scales + own * 16);        // (batch, segments)
-  const int segments = kComputed ? segments_of(p) : 0;
+  const int segments = kComputed ? segments_of(p.columns, p.segment_bits) : 0;
 
   const Table entries(shared, lane, p.multiplier);
   const int first_part = kTwoParts ? p.first_columns : p.columns;
@@ -279,7 +279,7 @@ int multiply(TableParams p, int processors, cudaStream_t stream) {
     if (const int status = launcher(p, now, blocks, stream)) return status;
     done += p.batch;
     p.x = static_cast<const T*>(p.x) + static_cast<int64_t>(p.batch) * p.parts * p.columns;
-    if constexpr (kComputed) p.x_scale += p.batch * segments_of(p);
+    if constexpr (kComputed) p.x_scale += p.batch * segments_of(p.columns, p.segment_bits);
     p.y = static_cast<T*>(p.y) + static_cast<int64_t>(p.batch) * p.rows;
   }
   return 0;

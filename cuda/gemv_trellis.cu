@@ -7,11 +7,11 @@
 //
 // Layout (docs/format.md): a tile of 16 x 16 weights is a stream of 8 Q bytes; four tiles are a unit, of which lane l of a warp
 // has the rows g, g + 8 of tile q (g = l / 4, q = l % 4), 32 steps in a row: steps 4 m .. 4 m + 3 are columns 2 m, 2 m + 1 of
-// both, operand A of product m. A strip of 16 rows is contiguous. A block owns some strips and each of its warps an equal part of their tiles,
-// across strips, which it copies to shared memory ahead of use, the first before it waits for the kernel that makes x. Sums
-// meet in shared memory as integers, so that their order does not matter.
+// both, operand A of product m. A strip of 16 rows is contiguous. A block owns some strips and each of its warps an equal part of
+// their tiles, across strips, which it copies to shared memory ahead of use, the first before it waits for the kernel that makes
+// x. Sums meet in shared memory as integers, so that their order does not matter.
 //
-// In a row of small products, where a third of the time is around the sums, two blocks fit on an SM (Paired): the next
+// In a row of small products, where a third of the time is around the sums, two blocks fit on an SM (kTwo): the next
 // kernel is let in when x is here, not before, and has its first codes when it may go on. Large ones want the registers.
 //
 // Bound: Q / 32 bytes a weight from memory; counted instructions in EXPERIMENTS.md.
@@ -21,59 +21,14 @@
 
 #include "arithmetic.cuh"
 #include "async_copy.cuh"
-#include "launch.cuh"
 #include "numbers.cuh"
 #include "trellis_activations.cuh"
 #include "trellis_decode.cuh"
-
-struct GemvParams {
-  const uint8_t* codes;      // (rows / 16, columns / 16, 8 Q)
-  const __half* row_scale;   // (rows)
-  const uint8_t* x;          // (batch, parts, columns)
-  const float* x_scale;      // (batch, segments)
-  void* y;                   // (batch, rows)
-  int rows, columns, batch;
-  int parts;                 // bytes of an activation
-  int segment_bits;          // columns of a scale, as a power of two, 2^6 at least
-  uint32_t multiplier;
-  float unit;                // 1 / (147.8 gain): what a value of 1 stands for
-  int alone;                 // no product before or behind: the next kernel starts late, and blocks have an SM each
-};
-
-// A division of small numbers by a number that the host knows: exact while numerator x divisor < 2^32.
-struct Divisor {
-  uint32_t reciprocal;
-  explicit Divisor(uint32_t by) : reciprocal(0xFFFFFFFFu / by + 1) {}
-  __device__ __forceinline__ uint32_t operator()(uint32_t numerator) const { return __umulhi(numerator, reciprocal); }
-};
+#include "trellis_plan.cuh"
 
 namespace {
 
-constexpr int kWarps = 16, kThreads = kWarps * 32;
-// How blocks share an SM: one alone, with registers and long copies; two, of 64 registers; two with shorter copies, where x has
-// 14,336 columns.
-enum Share { kOne, kTwo, kTwoShort };
-
-// Tiles of a copy and copies of the ring: long ones, as each costs 50 instructions. One block has room for 14,336 columns of a
-// batch of 8 (wide), or of 2; two for 4,096.
-template <bool Wide, Share S>
-struct Ring {
-  // Up to which quarters of a bit 32 tiles, and 16.
-  static constexpr int kMost32 = S ? (Wide ? 8 : 13) : (Wide ? 13 : 16), kMost16 = S ? (Wide ? 16 : 24) : 18;
-  static constexpr int kTiles = S == kTwoShort ? 24 : QUARTERS <= kMost32 ? 32 : QUARTERS <= kMost16 ? 16 : 8;
-  static constexpr int kStages = Wide && !S && QUARTERS > kMost32 && QUARTERS <= 16 ? 3 : 2;
-  static constexpr int kBytes = kWarps * kStages * kTiles * 8 * QUARTERS;
-  static constexpr int kRegisters = S ? 64 : Wide ? 128 : 96;
-  static constexpr int kUnrolled = Wide ? 1 : 2;  // units a turn of the loop, measured
-};
-constexpr bool kHasShort = QUARTERS >= 11 && QUARTERS <= 13;
-constexpr int kMostPaired = QUARTERS <= 16 ? 128 : 64;  // tiles of a warp: beyond, what 64 registers cost is more
-constexpr int kMostShared = 232448 - 1024;  // of a block: what Hopper gives, less what the system keeps
-constexpr int kAlone = kMostShared / 2 + 1024;  // a block of so many has an SM to itself (gemv_table.cu says why)
-
-__host__ __device__ constexpr int segments_of(const GemvParams& p) { return (p.columns + (1 << p.segment_bits) - 1) >> p.segment_bits; }
-
-constexpr int log2_above(int v) { return v <= 1 ? 0 : 1 + log2_above((v + 1) / 2); }
+using namespace trellis;
 
 template <int Q, class O, Share S, class T>
 __global__ void __maxnreg__((Ring<O::kShared < 4, S>::kRegisters))
@@ -84,7 +39,7 @@ __global__ void __maxnreg__((Ring<O::kShared < 4, S>::kRegisters))
   constexpr int kTile = 8 * Q, kStage = kStageTiles * kTile, kChains = O::kShared > 1 ? O::kShared : 2;
   extern __shared__ __align__(128) uint8_t shared[];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  const int tiles = p.columns / 16, segments = segments_of(p), segment_tiles = 1 << (p.segment_bits - 4);
+  const int tiles = p.columns / 16, segments = segments_of(p.columns, p.segment_bits), segment_tiles = 1 << (p.segment_bits - 4);
   const SharedAt ring = shared_at(shared + warp * kStages * kStage);
   SharedAt into = ring + (lane * 16 ^ Decoder::flipped_of_lane(lane));
   known(into);
@@ -234,21 +189,12 @@ __global__ void __maxnreg__((Ring<O::kShared < 4, S>::kRegisters))
   }
 }
 
-int blocks_of(const GemvParams& p, int processors) { return min(p.rows / 16, processors); }
-
-template <int Q, class O, Share S>
-int shared_bytes(const GemvParams& p, int processors) {
-  const int strips = p.rows / 16, blocks = blocks_of(p, processors), own = (strips + blocks - 1) / blocks;
-  return Ring<O::kShared < 4, S>::kBytes + O::bytes(p.columns) + own * segments_of(p) * 16 * O::kColumns * 4 +
-         own * 32 + O::kColumns * segments_of(p) * 4;
-}
-
 template <int Q, class O, Share S, class T>
 int launch(const GemvParams& p, int processors, cudaStream_t stream) {
   const int strips = p.rows / 16, blocks = blocks_of(p, processors);
   const int bytes = max(shared_bytes<Q, O, S>(p, processors), p.alone ? kAlone : 0);
   return launch_overlapped(gemv<Q, O, S, T>, blocks, kThreads, bytes, stream, p, strips / blocks, strips % blocks,
-                           min(log2_above(segments_of(p)), 3), log2_above(p.batch), Divisor(p.columns / 16));
+                           min(log2_above(segments_of(p.columns, p.segment_bits)), 3), log2_above(p.batch), Divisor(p.columns / 16));
 }
 
 // As many of the batch at once as the instruction has columns for and as shared memory holds: long rows take several passes,
@@ -259,7 +205,7 @@ int multiply(GemvParams p, int processors, cudaStream_t stream) {
   for (int done = 0; done < batch;) {
     const int left = (batch - done) * p.parts;  // rows of bytes
     int status;
-    auto fits = [&](auto operands) { return shared_bytes<QUARTERS, decltype(operands), kOne>(p, processors) <= kMostShared; };
+    auto fits = [&](auto operands) { return shared_bytes<QUARTERS, decltype(operands), kOne>(p, processors) <= kMostShared - kSystem; };
     auto pass = [&](auto operands) {
       using O = decltype(operands);
       p.batch = min(left, O::kColumns) / p.parts;
@@ -291,7 +237,7 @@ int multiply(GemvParams p, int processors, cudaStream_t stream) {
     if (status) return status;
     done += p.batch;
     p.x += static_cast<int64_t>(p.batch) * p.parts * p.columns;
-    p.x_scale += p.batch * segments_of(p);
+    p.x_scale += p.batch * segments_of(p.columns, p.segment_bits);
     p.y = static_cast<T*>(p.y) + static_cast<int64_t>(p.batch) * p.rows;
   }
   return 0;

@@ -2,7 +2,14 @@
 #pragma once
 #include <cuda_runtime.h>
 
-constexpr int kHalfOfAnSm = 233472 / 2 - 1024;  // bytes of shared memory of a block where two share an SM
+// Bytes of shared memory: of a block at most, with what the system keeps; of one of two that share an SM; of one that has an SM to
+// itself. Between rotations blocks of the next product that find no room beside a rotation's would pile up on another SM.
+constexpr int kMostShared = 232448, kSystem = 1024, kHalfOfAnSm = 233472 / 2 - kSystem, kAlone = kMostShared / 2 + kSystem;
+
+// Columns of a scale are a power of two: how many scales a row of x has.
+__host__ __device__ constexpr int segments_of(int columns, int segment_bits) { return (columns + (1 << segment_bits) - 1) >> segment_bits; }
+
+__host__ __device__ constexpr int log2_above(int v) { return v <= 1 ? 0 : 1 + log2_above((v + 1) / 2); }
 
 // Returns a cudaError_t. shared: bytes of dynamic shared memory.
 template <class... Parameters, class... Arguments>

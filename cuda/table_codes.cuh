@@ -137,11 +137,16 @@ struct RowCodes {
   static constexpr int word_at(int row, int code) { return 32 * kRowWords * row + B * code; }
   __device__ static int row(int lane, int i) { return lane / 4 + 8 * i; }
   static_assert(kRow >= 16 * kPieces && kItemBytes % 16 == 0);
+  static_assert(!(B == 6) || (kRaw == 2 && kRowWords == 2));
+
+  // Of 6 bits two words hold a lane's window, which begins at the third byte for odd q. Read in order, lanes of neighbouring rows
+  // meet in banks; with the later word first for odd q none do, and two permutations make the window of either.
+  static constexpr bool kSwapped = B == 6;
 
   int at[2];  // bytes of the unit: the first word of a lane's window in each row
   int bytes;  // of a row
   int to;     // where the piece of an item that a lane copies first goes
-  uint32_t shift;
+  uint32_t shift, order[2];
 
   __device__ static int late(int row, int bytes) { return kWhole ? 0 : row * bytes & 15; }
 
@@ -150,6 +155,7 @@ struct RowCodes {
 #pragma unroll
     for (int i = 0; i < 2; ++i) at[i] = row(lane, i) * kRow + late(row(lane, i), bytes) + B * q / 4 * 4;
     shift = 8 * (B * q % 4);
+    order[0] = q % 2 ? 0x1076 : 0x3210, order[1] = q % 2 ? 0x3232 : 0x7654;
     to = lane / kAcross * kRow + lane % kAcross * 16;
   }
 
@@ -159,6 +165,11 @@ struct RowCodes {
       uint32_t raw[kRaw];
       if constexpr (kWhole) {
         read_words<kRaw>(unit + at[i], window + i * kRowWords);
+      } else if constexpr (kSwapped) {
+        const uint32_t first = *reinterpret_cast<const uint32_t*>(unit + (at[i] + shift / 4));
+        const uint32_t other = *reinterpret_cast<const uint32_t*>(unit + (at[i] + 4 - shift / 4));
+        window[i * kRowWords] = __byte_perm(first, other, order[0]);
+        window[i * kRowWords + 1] = __byte_perm(first, other, order[1]);
       } else {
 #pragma unroll
         for (int w = 0; w < kRaw; ++w) raw[w] = *reinterpret_cast<const uint32_t*>(unit + at[i] + 4 * w);

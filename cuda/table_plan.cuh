@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "launch.cuh"
 #include "table_family.cuh"
 
 struct TableParams {
@@ -33,10 +34,8 @@ constexpr bool kComputed = Table::kBytes == 0;
 #endif
 constexpr int kWarps = WARPS, kThreads = kWarps * 32;
 constexpr int kMostBatch = 16, kWindow = 256;  // windows of x are multiples of it
-constexpr int kMostShared = 232448, kSystem = 1024;  // bytes of a block's
 constexpr int kMostPaired = 64;  // tiles of a warp: beyond, what half of the registers cost is more
 constexpr bool kPairs = First::kRows && First::kUnit <= 20;  // vq-2, vq-2.5, nuq-2: of others half of the registers cost more
-constexpr int kAlone = kMostShared / 2 + 1024;  // a block of so many has an SM to itself
 // Copies of a warp under way. Computed: 2 KB. Tables: what leaves half of an SM's shared memory to the next kernel at 4096
 // columns and batch 1; more copies ahead are slower, the loads of x stand behind them.
 constexpr int kSlot = largest(First::kSlot, Second::kSlot);
@@ -50,10 +49,6 @@ constexpr int kMostRegisters = 65536 / kThreads / 8 * 8;
 constexpr bool kTwoParts = !std::is_same_v<First, Second>;
 static_assert(Table::kBytes % 16 == 0 && kSlot % 16 == 0 && Table::kBytes + kRing < kMostShared);
 
-__host__ __device__ constexpr int segments_of(const TableParams& p) { return (p.columns + (1 << p.segment_bits) - 1) >> p.segment_bits; }
-
-constexpr int log2_above(int v) { return v <= 1 ? 0 : 1 + log2_above((v + 1) / 2); }
-
 struct Plan {
   int batch, window, bytes;
 };
@@ -61,7 +56,7 @@ struct Plan {
 // As much of the batch at once as leaves room for a window of 1024 columns of x, or all of them.
 inline Plan plan(const TableParams& p, int own) {
   for (int batch = min(p.batch, kMostBatch);; batch = (batch + 1) / 2) {
-    const int scales = own * 32 + (kComputed ? batch * segments_of(p) * 4 : 0);
+    const int scales = own * 32 + (kComputed ? batch * segments_of(p.columns, p.segment_bits) * 4 : 0);
     const int sums = ((2 * own + kWarps - 1) * 64 << log2_above(batch)) + (own + 1) / 2 * 16 + scales;
     const int fixed = Table::kBytes + kRing + sums;
     const int most = (kMostShared - kSystem - fixed) / (batch * p.parts) / 2 - 8;
