@@ -146,7 +146,7 @@ __global__ void __maxnreg__(Paired ? kMostRegisters / 2 : kMostRegisters)
         product(Number<0>{}), product(Number<1>{}), product(Number<2>{}), product(Number<3>{});
       };
       int tile = 0;
-#pragma unroll 1
+#pragma unroll(kUnrolled)
       for (; tile + 4 <= tiles; tile += 4) multiply(tile, true);
       if constexpr (Codes::kPartial && kTwoParts) {
         if (tile < tiles) multiply(tile, false);
