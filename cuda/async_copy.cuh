@@ -10,13 +10,12 @@ __device__ __forceinline__ SharedAt shared_at(const void* p) {
   return at;
 }
 
-// A word, or four, from shared memory or anywhere else.
+// A word, or two, or four, from shared memory or anywhere else.
 __device__ __forceinline__ uint32_t load_word(SharedAt at) {
   uint32_t v;
   asm volatile("ld.shared.u32 %0, [%1];" : "=r"(v) : "r"(at) : "memory");
   return v;
 }
-__device__ __forceinline__ uint32_t load_word(const uint8_t* at) { return *reinterpret_cast<const uint32_t*>(at); }
 __device__ __forceinline__ uint2 load_two(SharedAt at) {
   uint2 v;
   asm volatile("ld.shared.v2.u32 {%0,%1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(at) : "memory");
@@ -27,9 +26,27 @@ __device__ __forceinline__ uint4 load_four(SharedAt at) {
   asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(at) : "memory");
   return v;
 }
-
+__device__ __forceinline__ uint32_t load_word(const uint8_t* at) { return *reinterpret_cast<const uint32_t*>(at); }
 __device__ __forceinline__ uint2 load_two(const uint8_t* at) { return *reinterpret_cast<const uint2*>(at); }
 __device__ __forceinline__ uint4 load_four(const uint8_t* at) { return *reinterpret_cast<const uint4*>(at); }
+
+// Words in a row, aligned to as many where that is 2 or a multiple of 4 (then to 4).
+template <int Words, class At>
+__device__ __forceinline__ void load_words(At at, uint32_t* to) {
+  if constexpr (Words % 4 == 0) {
+#pragma unroll
+    for (int i = 0; i < Words; i += 4) {
+      const uint4 v = load_four(at + 4 * i);
+      to[i] = v.x, to[i + 1] = v.y, to[i + 2] = v.z, to[i + 3] = v.w;
+    }
+  } else if constexpr (Words == 2) {
+    const uint2 v = load_two(at);
+    to[0] = v.x, to[1] = v.y;
+  } else {
+#pragma unroll
+    for (int i = 0; i < Words; ++i) to[i] = load_word(at + 4 * i);
+  }
+}
 
 // 16 bytes, both addresses aligned to 16, past the first cache.
 __device__ __forceinline__ void copy16(SharedAt to, const void* from) {

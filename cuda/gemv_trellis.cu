@@ -110,18 +110,8 @@ __global__ void __maxnreg__((Ring<O::kShared < 4, S>::kRegisters))
       for (SharedAt operand = operands + column / 4 * kStep; operand != past; operand += kStep, stream += 4 * kTile) {
         uint32_t packed[O::kGroups][O::kWords];
 #pragma unroll
-        for (int group = 0; group < O::kGroups; ++group) {
-          const SharedAt at = operand + group * 32 * O::kWords * 4;
-          if constexpr (O::kWords == 4) {
-            const uint4 v = load_four(at);
-            packed[group][0] = v.x, packed[group][1] = v.y, packed[group][2] = v.z, packed[group][3] = v.w;
-          } else if constexpr (O::kWords == 2) {
-            const uint2 v = load_two(at);
-            packed[group][0] = v.x, packed[group][1] = v.y;
-          } else {
-            packed[group][0] = load_word(at);
-          }
-        }
+        for (int group = 0; group < O::kGroups; ++group)
+          load_words<O::kWords>(operand + group * 32 * O::kWords * 4, packed[group]);
         uint32_t raw[Decoder::kRaw], hash[4], b[O::kGroups][8 / O::kShared][2];
         decoder.read(stream, raw);
 #pragma unroll

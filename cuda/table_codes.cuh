@@ -32,23 +32,6 @@ __device__ __forceinline__ void align(const uint32_t (&raw)[Raw], uint32_t shift
   for (int i = 0; i < Words; ++i) window[i] = __funnelshift_r(raw[i], i + 1 < Raw ? raw[i + 1 < Raw ? i + 1 : i] : 0, shift);
 }
 
-template <int Words>
-__device__ __forceinline__ void read_words(const uint8_t* from, uint32_t* to) {  // aligned to 4 Words where that is 8 or 16
-  if constexpr (Words % 4 == 0) {
-#pragma unroll
-    for (int i = 0; i < Words; i += 4) {
-      const uint4 v = *reinterpret_cast<const uint4*>(from + 4 * i);
-      to[i] = v.x, to[i + 1] = v.y, to[i + 2] = v.z, to[i + 3] = v.w;
-    }
-  } else if constexpr (Words == 2) {
-    const uint2 v = *reinterpret_cast<const uint2*>(from);
-    to[0] = v.x, to[1] = v.y;
-  } else {
-#pragma unroll
-    for (int i = 0; i < Words; ++i) to[i] = *reinterpret_cast<const uint32_t*>(from + 4 * i);
-  }
-}
-
 // K: new bits a step, L: state bits; Half: of columns of two rates, whose strips are too short for long items. A tile is 128
 // steps and 16 K bytes; lane (g, q) has rows 2 g, 2 g + 1 of tile q of the unit: steps 16 g .. 16 g + 15, whose states begin
 // at the cyclic bit 16 K g + K - L. For even K all lanes' windows begin at the same bit of a word.
@@ -90,7 +73,7 @@ struct TileCodes {
     uint32_t raw[kRaw];
     raw[0] = *reinterpret_cast<const uint32_t*>(unit + first);
     if constexpr (kEven && kFirst < 0 && K % 4 == 0) {
-      read_words<kRaw - 1>(unit + rest, raw + 1);
+      load_words<kRaw - 1>(unit + rest, raw + 1);
     } else {
 #pragma unroll
       for (int i = 1; i < kRaw; ++i) raw[i] = *reinterpret_cast<const uint32_t*>(unit + rest + 4 * (i - 1));
@@ -164,7 +147,7 @@ struct RowCodes {
     for (int i = 0; i < 2; ++i) {
       uint32_t raw[kRaw];
       if constexpr (kWhole) {
-        read_words<kRaw>(unit + at[i], window + i * kRowWords);
+        load_words<kRaw>(unit + at[i], window + i * kRowWords);
       } else if constexpr (kSwapped) {
         const uint32_t first = *reinterpret_cast<const uint32_t*>(unit + (at[i] + shift / 4));
         const uint32_t other = *reinterpret_cast<const uint32_t*>(unit + (at[i] + 4 - shift / 4));

@@ -105,12 +105,8 @@ struct LaneDecoder {
   template <class At>
   __device__ __forceinline__ void read(At unit, uint32_t (&raw)[kRaw]) const {
     raw[0] = load_word(unit + first);
-    if constexpr (Q == 8) {
-      const uint2 v = load_two(unit + rest);
-      raw[1] = v.x, raw[2] = v.y;
-    } else if constexpr (Q == 16) {
-      const uint4 v = load_four(unit + rest);
-      raw[1] = v.x, raw[2] = v.y, raw[3] = v.z, raw[4] = v.w;
+    if constexpr (Q == 8 || Q == 16) {
+      load_words<kRaw - 1>(unit + rest, raw + 1);
     } else {
 #pragma unroll
       for (int i = 1; i < kRaw; ++i) raw[i] = load_word(i < kRaw - 1 || R::kAligned ? unit + rest + 4 * (i - 1) : unit + last);

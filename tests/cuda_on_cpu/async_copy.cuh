@@ -14,6 +14,11 @@ inline void aligned(const void* at, int bytes) {
 inline uint32_t load_word(const uint8_t* at) { return aligned(at, 4), *reinterpret_cast<const uint32_t*>(at); }
 inline uint2 load_two(const uint8_t* at) { return aligned(at, 8), *reinterpret_cast<const uint2*>(at); }
 inline uint4 load_four(const uint8_t* at) { return aligned(at, 16), *reinterpret_cast<const uint4*>(at); }
+template <int Words>
+inline void load_words(const uint8_t* at, uint32_t* to) {
+  if (Words % 4 == 0 || Words == 2) aligned(at, Words == 2 ? 8 : 16);
+  for (int i = 0; i < Words; ++i) to[i] = load_word(at + 4 * i);
+}
 
 inline void copy16(const void* into, const void* from) {
   void* to = const_cast<void*>(into);
