@@ -47,6 +47,9 @@ EMULATED = [
 ] + [  # every slot of every warp's ring is used, and lanes of odd codes read one word more than they need
     (name, (16, 4096), torch.float16) for name in (*ODD, "half-tcq-3.25", "vq-2.5")
 ]
+EMULATED += [  # where the states of a lane stand is worked out for every rate: all of them, in 21 tiles
+    (f"trellis-{quarters / 4:g}", (48, 112), torch.float16) for quarters in CONSTANTS if quarters not in (5, 8, 13, 24)
+]
 
 
 @needs_gxx
