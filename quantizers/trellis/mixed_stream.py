@@ -2,8 +2,8 @@ r"""The bit stream of a tile of the `trellis` family: 256 steps of one weight, s
 
 A rate of a/4 bits makes four steps add a bits and a tile take 8 a bytes. Step t = 4 i + r puts its new bits n_t, low
 bit first, at the stream bits a i + S_r .. (S_r: shifts before step r of a period), and its state is the window of the
-last L bits, cyclic. Steps follow the operands of a 16-row integer matrix instruction, so that the weights which a thread
-of a warp multiplies, two rows of a tile, are 32 steps in a row:
+last L bits, cyclic. Steps follow the operands of a 16-row integer matrix instruction, so that the weights which a
+thread of a warp multiplies, two rows of a tile, are 32 steps in a row:
 
     step t = 32 g + j  <->  row g + 8 (j mod 2),  column floor(j / 2),     g < 8, j < 32."""
 
