@@ -30,6 +30,8 @@ namespace {
 
 using namespace trellis;
 
+// Q: quarters of a bit; O: how x stands in shared memory; S: how blocks share an SM; T: of y. each, larger: strips of a block, and
+// blocks with one more; lanes, width: at the end 2^lanes threads add a row's segments, and the batch is padded to 2^width.
 template <int Q, class O, Share S, class T>
 __global__ void __maxnreg__((Ring<O::kShared < 4, S>::kRegisters))
     gemv(const __grid_constant__ GemvParams p, int each, int larger, int lanes, int width, Divisor by_tiles) {
