@@ -30,96 +30,100 @@ namespace {
 
 using namespace trellis;
 
-// Q: quarters of a bit; O: how x stands in shared memory; S: how blocks share an SM; T: of y. each, larger: strips of a block, and
-// blocks with one more; lanes, width: at the end 2^lanes threads add a row's segments, and the batch is padded to 2^width.
+// Q: quarters of a bit; O: how x stands in shared memory; S: how blocks share an SM; T: of y.
 template <int Q, class O, Share S, class T>
 __global__ void __maxnreg__((Ring<O::kShared < 4, S>::kRegisters))
-    gemv(const __grid_constant__ GemvParams p, int each, int larger, int lanes, int width, Divisor by_tiles) {
+    gemv(const __grid_constant__ GemvParams p, const __grid_constant__ GemvWork<O> work) {
   using Copies = Ring<O::kShared < 4, S>;
   using Decoder = trellis::LaneDecoder<Q>;
-  constexpr int kStageTiles = Copies::kTiles, kStages = Copies::kStages;
-  constexpr int kTile = 8 * Q, kStage = kStageTiles * kTile, kChains = O::kShared > 1 ? O::kShared : 2;
+  constexpr uint32_t kUnit = Decoder::kUnit, kCopyUnits = Copies::kTiles / 4, kCopy = kCopyUnits * kUnit, kStages = Copies::kStages;
+  constexpr int kChains = O::kShared > 1 ? O::kShared : 2, kWidth = 8 / O::kShared;
+  constexpr uint32_t kStrip = 16 * O::kColumns;  // sums of a strip and segment
   extern __shared__ __align__(128) uint8_t shared[];
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  const int tiles = p.columns / 16, segments = segments_of(p.columns, p.segment_bits), segment_tiles = 1 << (p.segment_bits - 4);
-  const SharedAt ring = shared_at(shared + warp * kStages * kStage);
-  SharedAt into = ring + (lane * 16 ^ Decoder::flipped_of_lane(lane));
-  known(into);
-  uint32_t* words = reinterpret_cast<uint32_t*>(shared + Copies::kBytes);
-  int* sums = reinterpret_cast<int*>(words + O::bytes(p.columns) / 4);  // (strips, segments, 16, kColumns)
+  const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32, block = blockIdx.x;
 
-  // This block's strips are contiguous (`larger` blocks have one more than `each`), and so is the part of each warp: fours
-  // of tiles, across strips.
-  const int block = blockIdx.x, own = each + (block < larger), first_strip = block * each + min(block, larger);
-  __half* row_scales = reinterpret_cast<__half*>(sums + own * segments * 16 * O::kColumns);  // (strips, 16)
-  float* scales = reinterpret_cast<float*>(row_scales + own * 16);  // (batch, segments)
-  const int fours = own * tiles / 4;
-  const int begin = 4 * (fours * warp / kWarps), end = 4 * (fours * (warp + 1) / kWarps);
-  const uint8_t* from = p.codes + (static_cast<int64_t>(first_strip) * tiles + begin) * kTile + lane * 16;
-  int left = (end - begin) * kTile, issue_slot = 0;
+  // This block's strips are contiguous (`larger` blocks have one more than `each`), and so is the part of each warp: units
+  // of four tiles, across strips.
+  const uint32_t own = work.each + (block < work.larger), first_strip = block * work.each + min(block, work.larger);
+  const uint32_t all = own * work.units, begin = all * warp / kWarps, end = all * (warp + 1) / kWarps;
+  const SharedAt ring = shared_at(shared + warp * kStages * kCopy);
+  SharedAt into = ring + (lane * 16 ^ Decoder::flipped_of_lane(lane));
+  const uint8_t* from = p.codes + static_cast<uint64_t>(first_strip * work.units + begin) * kUnit + lane * 16;
+  int left = (end - begin) * kUnit;  // bytes to copy
+  known(into), known(from), known(left);
+  uint32_t issue_slot = 0;
   auto issue = [&]() {
-    const SharedAt to = into + issue_slot * kStage;
-    if (left >= kStage) {
+    const SharedAt to = into + issue_slot * kCopy;
+    if (left >= static_cast<int>(kCopy)) {
 #pragma unroll
-      for (int i = 0; i < kStage; i += 512)
-        if (i + 512 <= kStage || lane * 16 < kStage % 512) copy16(to + i, from + i);
+      for (uint32_t i = 0; i < kCopy; i += 512)
+        if (i + 512 <= kCopy || lane * 16 < kCopy % 512) copy16(to + i, from + i);
     } else {
 #pragma unroll 1
-      for (int i = 0; i < left - lane * 16; i += 512) copy16(to + i, from + i);
+      for (int i = 0; i < left - static_cast<int>(lane * 16); i += 512) copy16(to + i, from + i);
     }
     commit_copies();
-    from += kStage, left -= kStage;
-    issue_slot = issue_slot + 1 == kStages ? 0 : issue_slot + 1;
+    from += kCopy, left -= kCopy;
+    if (++issue_slot == kStages) issue_slot = 0;
   };
 #pragma unroll 1
-  for (int i = threadIdx.x; i < 2 * own; i += kThreads) copy16(row_scales + 8 * i, p.row_scale + first_strip * 16 + 8 * i);
-  for (int s = 0; s < kStages - 1; ++s) issue();
-  OperandPieces<O, kThreads, Divisor> pieces(p.x, p.batch * p.parts, tiles, by_tiles);
-  const int of_x = p.batch * segments;
+  for (uint32_t i = threadIdx.x; i < 2 * own; i += kThreads)
+    copy16(shared + work.row_scales_at + 16 * i, p.row_scale + first_strip * 16 + 8 * i);
+  for (int s = 0; s < static_cast<int>(kStages) - 1; ++s) issue();
+  uint32_t* const words = reinterpret_cast<uint32_t*>(shared + Copies::kBytes);
+  float* const scales = reinterpret_cast<float*>(shared + work.scales_at);  // (batch, segments)
+  int* const sums = reinterpret_cast<int*>(shared + work.sums_at);          // (strips, segments, 16, kColumns)
+  OperandPieces<O, kThreads, Divisor> pieces(p.x, words, work.pieces, work.units, work.by_tiles);
   const float* scale_from = p.x_scale + threadIdx.x;
   known(scale_from);
   wait_for_previous_kernel();
   pieces.ask_first();
   float early = 0.f;
-  if (threadIdx.x < of_x) early = __ldcg(scale_from);
+  if (threadIdx.x < work.scales) early = __ldcg(scale_from);
   // While x is on its way: whatever else the loop needs.
 #pragma unroll 1
-  for (int i = threadIdx.x; i < own * segments * 16 * O::kColumns; i += kThreads) sums[i] = 0;
-  const SharedAt operands = shared_at(words + lane * O::kWords);
-  constexpr int kStep = 4 * O::kUnit;  // bytes of the operands of a unit
+  for (uint32_t i = 4 * threadIdx.x; i < own * work.segments * kStrip; i += 4 * kThreads) *reinterpret_cast<uint4*>(sums + i) = uint4{};
+  constexpr uint32_t kStep = 4 * O::kUnit;  // bytes of the operands of a unit
   const Decoder decoder(lane, true);
-  const int g = lane / 4, q = lane % 4;
-  int strip = by_tiles(begin), column = begin - strip * tiles, slot = 0;
-  int segment_end = min((column | (segment_tiles - 1)) + 1, tiles);
-  known(strip), known(column), known(segment_end);
-  pieces.write(words);
-  if (threadIdx.x < of_x) scales[threadIdx.x] = early;
+  const uint32_t strip = work.by_tiles(4 * begin), segment_mask = (1u << work.unit_bits) - 1;
+  uint32_t column = begin - strip * work.units;
+  const uint32_t row = lane / 4, n = lane % 4 * 2;  // this lane's columns n and n + 1 belong to tile n / kWidth of those that share
+  int* to = sums + (strip * work.segments + (column >> work.unit_bits)) * kStrip + row * O::kColumns + n % kWidth;
+  uint32_t until = begin + min((column | segment_mask) + 1, work.units) - column;  // where the segment ends
+  pieces.write();
+  if (threadIdx.x < work.scales) scales[threadIdx.x] = early;
 #pragma unroll 1
-  for (int i = threadIdx.x + kThreads; i < of_x; i += kThreads) scales[i] = p.x_scale[i];
+  for (uint32_t i = threadIdx.x + kThreads; i < work.scales; i += kThreads) scales[i] = p.x_scale[i];
   __syncthreads();
   if (!p.alone) launch_dependents();
 
-  int acc[kChains * O::kGroups][4] = {};
-  for (int tile = begin; tile < end;) {
-    wait_copies<kStages - 2>();
-    __syncwarp();
-    issue();  // into the slot that was read last: all lanes are past it
-    SharedAt stream = ring + slot * kStage;
-    for (const int stop = min(tile + kStageTiles, end); tile < stop;) {
-      const int here = min(stop - tile, segment_end - column);
-      const SharedAt past = operands + (column + here) / 4 * kStep;
+  const SharedAt operands = shared_at(words + lane * O::kWords);
+  SharedAt operand = operands + column * kStep, stream = ring;
+  uint32_t here = begin, copied = begin, slot = 0;
+  while (here < end) {
+    int acc[kChains * O::kGroups][4] = {};
+    const uint32_t stop = min(until, end);
+    do {
+      if (here == copied) {
+        wait_copies<kStages - 2>();
+        __syncwarp();
+        issue();  // into the slot that was read last: all lanes are past it
+        stream = ring + slot * kCopy, copied += kCopyUnits;
+        if (++slot == kStages) slot = 0;
+      }
+      const uint32_t next = min(stop, copied);
 #pragma unroll(Copies::kUnrolled)
-      for (SharedAt operand = operands + column / 4 * kStep; operand != past; operand += kStep, stream += 4 * kTile) {
+      for (uint32_t count = next - here; count; --count, operand += kStep, stream += kUnit) {
         uint32_t packed[O::kGroups][O::kWords];
 #pragma unroll
         for (int group = 0; group < O::kGroups; ++group)
           load_words<O::kWords>(operand + group * 32 * O::kWords * 4, packed[group]);
-        uint32_t raw[Decoder::kRaw], hash[4], b[O::kGroups][8 / O::kShared][2];
+        uint32_t raw[Decoder::kRaw], hash[4], b[O::kGroups][kWidth][2];
         decoder.read(stream, raw);
 #pragma unroll
         for (int group = 0; group < O::kGroups; ++group)
 #pragma unroll
-          for (int i = 0; i < 16 / O::kShared; ++i) b[group][i / 2][i % 2] = __byte_perm(packed[group][i / 4], 0, 0x1111 * (i % 4));
+          for (int i = 0; i < 2 * kWidth; ++i) b[group][i / 2][i % 2] = __byte_perm(packed[group][i / 4], 0, 0x1111 * (i % 4));
         decoder.decode(raw, p.multiplier, [&](int step, uint32_t value) {
           hash[step % 4] = value;
           if (step % 4 == 3) {
@@ -130,63 +134,63 @@ __global__ void __maxnreg__((Ring<O::kShared < 4, S>::kRegisters))
           }
         });
       }
-      tile += here, column += here;
-      if (column == segment_end || tile == end) {  // integers: the order in which warps add does not matter
+      here = next;
+    } while (here < stop);
+    // Integers: the order in which warps add does not matter.
 #pragma unroll
-        for (int group = 0; group < O::kGroups; ++group) {
-          int(&sum)[4] = acc[group * kChains];
-          constexpr int width = 8 / O::kShared;
-          const int n = 2 * q;  // this lane's columns n and n + 1 belong to tile n / width of those that share
+    for (int group = 0; group < O::kGroups; ++group) {
+      int(&sum)[4] = acc[group * kChains];
 #pragma unroll
-          for (int c = 1; c < kChains; ++c)
+      for (uint32_t c = 1; c < kChains; ++c)
 #pragma unroll
-            for (int i = 0; i < 4; ++i) {
-              const int other = acc[group * kChains + c][i];
-              sum[i] = O::kShared == 1 ? sum[i] + other : n / width == c ? other : sum[i];
-            }
-          const int segment = (column - 1) >> (p.segment_bits - 4);
-          int* to = sums + ((strip * segments + segment) * 16 + g) * O::kColumns + group * 8 + n % width;
-          atomicAdd(to, sum[0]), atomicAdd(to + 1, sum[1]);
-          atomicAdd(to + 8 * O::kColumns, sum[2]), atomicAdd(to + 8 * O::kColumns + 1, sum[3]);
+        for (int i = 0; i < 4; ++i) {
+          const int other = acc[group * kChains + c][i];
+          sum[i] = O::kShared == 1 ? sum[i] + other : n / kWidth == c ? other : sum[i];
         }
-#pragma unroll
-        for (auto& sum : acc) sum[0] = sum[1] = sum[2] = sum[3] = 0;
-        if (column == tiles) column = 0, ++strip;
-        segment_end = min(column + segment_tiles, tiles);
-      }
+      int* const at = to + group * 8;
+      atomicAdd(at, sum[0]), atomicAdd(at + 1, sum[1]);
+      atomicAdd(at + 8 * O::kColumns, sum[2]), atomicAdd(at + 8 * O::kColumns + 1, sum[3]);
     }
-    if (++slot == kStages) slot = 0;
+    to += kStrip;
+    column = (column | segment_mask) + 1;
+    if (column >= work.units) column = 0, operand = operands;
+    until += min(work.most, work.units - column);
   }
   if (p.alone) launch_dependents();
   wait_copies<0>();  // row scales, where a warp has had no tile
   __syncthreads();
   // A row's segments by 2^lanes neighbours, one each: one wait for all of them. Rows of a strip, then the batch, then strips.
-  const int part = threadIdx.x & ((1 << lanes) - 1);
+  const __half* const row_scales = reinterpret_cast<const __half*>(shared + work.row_scales_at);  // (strips, 16)
+  const uint32_t part = threadIdx.x & ((1u << work.lanes) - 1);
 #pragma unroll 1
-  for (int i = threadIdx.x >> lanes; i < own << (4 + width); i += kThreads >> lanes) {
-    const int b = i >> 4 & ((1 << width) - 1), strip = i >> (4 + width), row = strip * 16 + i % 16;
-    const int* sum = sums + (strip * segments * 16 + i % 16) * O::kColumns + b * p.parts;
+  for (uint32_t i = threadIdx.x >> work.lanes; i < own << (4 + work.width); i += kThreads >> work.lanes) {
+    const uint32_t b = i >> 4 & ((1u << work.width) - 1), its_strip = i >> (4 + work.width), its_row = its_strip * 16 + i % 16;
     float total = 0.f;
-    if (b < p.batch)
+    if (b < static_cast<uint32_t>(p.batch)) {
+      const int* sum = sums + (its_strip * work.segments + part) * kStrip + i % 16 * O::kColumns + b * p.parts;
+      const float* scale = scales + b * work.segments + part;
 #pragma unroll 1
-      for (int segment = part; segment < segments; segment += 1 << lanes) {
-        const int* here = sum + segment * 16 * O::kColumns;
-        total += (p.parts == 2 ? here[0] + here[1] * (1.f / 254.f) : here[0]) * scales[b * segments + segment];
+      for (uint32_t segment = part; segment < work.segments; segment += 1u << work.lanes) {
+        total += (p.parts == 2 ? sum[0] + sum[1] * (1.f / 254.f) : sum[0]) * *scale;
+        sum += kStrip << work.lanes, scale += 1u << work.lanes;
       }
+    }
 #pragma unroll 1
-    for (int other = 1 << lanes >> 1; other; other >>= 1) total += __shfl_xor_sync(~0u, total, other);
-    if (part == 0 && b < p.batch)
-      static_cast<T*>(p.y)[static_cast<int64_t>(b) * p.rows + first_strip * 16 + row] =
-          from_float<T>(total * __half2float(row_scales[row]) * p.unit);
+    for (uint32_t other = 1u << work.lanes >> 1; other; other >>= 1) total += __shfl_xor_sync(~0u, total, other);
+    if (part == 0 && b < static_cast<uint32_t>(p.batch))
+      static_cast<T*>(p.y)[static_cast<uint64_t>(b) * p.rows + first_strip * 16 + its_row] =
+          from_float<T>(total * __half2float(row_scales[its_row]) * p.unit);
   }
 }
 
+template <class O, Share S>
+constexpr int ring_bytes = Ring<O::kShared < 4, S>::kBytes;
+
 template <int Q, class O, Share S, class T>
 int launch(const GemvParams& p, int processors, cudaStream_t stream) {
-  const int strips = p.rows / 16, blocks = blocks_of(p, processors);
-  const int bytes = max(shared_bytes<Q, O, S>(p, processors), p.alone ? kAlone : 0);
-  return launch_overlapped(gemv<Q, O, S, T>, blocks, kThreads, bytes, stream, p, strips / blocks, strips % blocks,
-                           min(log2_above(segments_of(p.columns, p.segment_bits)), 3), log2_above(p.batch), Divisor(p.columns / 16));
+  const GemvWork<O> work(p, ring_bytes<O, S>, processors);
+  const int bytes = max(static_cast<int>(work.bytes), p.alone ? kAlone : 0);
+  return launch_overlapped(gemv<Q, O, S, T>, min(p.rows / 16, processors), kThreads, bytes, stream, p, work);
 }
 
 // As many of the batch at once as the instruction has columns for and as shared memory holds: long rows take several passes,
@@ -197,14 +201,18 @@ int multiply(GemvParams p, int processors, cudaStream_t stream) {
   for (int done = 0; done < batch;) {
     const int left = (batch - done) * p.parts;  // rows of bytes
     int status;
-    auto fits = [&](auto operands) { return shared_bytes<QUARTERS, decltype(operands), kOne>(p, processors) <= kMostShared - kSystem; };
+    constexpr std::integral_constant<Share, kOne> one;
+    auto bytes = [&](auto operands, auto share) {
+      return static_cast<int>(GemvWork<decltype(operands)>(p, ring_bytes<decltype(operands), decltype(share)::value>, processors).bytes);
+    };
+    auto fits = [&](auto operands) { return bytes(operands, one) <= kMostShared - kSystem; };
     auto pass = [&](auto operands) {
       using O = decltype(operands);
       p.batch = min(left, O::kColumns) / p.parts;
       if constexpr (O::kColumns == 2 || O::kColumns == 8) {
         const int tiles = p.rows / 16 * (p.columns / 16);
-        const bool few = !p.alone && tiles <= kMostPaired * kWarps * blocks_of(p, processors);
-        auto two = [&](auto share) { return few && shared_bytes<QUARTERS, O, decltype(share)::value>(p, processors) <= kHalfOfAnSm; };
+        const bool few = !p.alone && tiles <= kMostPaired * kWarps * min(p.rows / 16, processors);
+        auto two = [&](auto share) { return few && bytes(operands, share) <= kHalfOfAnSm; };
         if (!fits(operands) || two(std::integral_constant<Share, kTwo>{})) {
           status = launch<QUARTERS, O, kTwo, T>(p, processors, stream);
           return;

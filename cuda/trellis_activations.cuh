@@ -25,10 +25,7 @@ struct Operands {
 
   __host__ __device__ static constexpr int bytes(int columns) { return (columns / 64 * kUnit + 3) / 4 * 16; }
 
-  // The 16 bytes of a row (a column of the instruction) for a tile, `to` its place.
-  __device__ __forceinline__ static uint32_t word(uint32_t tile, uint32_t row) {
-    return tile / 4 * kUnit + (row / 8 * 32 + row % 8 * 4 + tile % 4) * kWords;
-  }
+  // The 16 bytes of a row (a column of the instruction) for a tile, `to` their place.
   __device__ __forceinline__ static void put(uint32_t* to, const uint4& v) {
     constexpr int kNext = 8 / Shared * 4 * kWords;  // words from c to c + 1
     if constexpr (Shared == 1) {
@@ -51,24 +48,27 @@ struct Operands {
 // first pieces of a thread are asked for, and written when something else has been done; a barrier must follow.
 template <class O, int Threads, class Divisor>
 struct OperandPieces {
-  static constexpr int kHeld = 4;
+  static constexpr int kHeld = 4, kRow = 4 * O::kWords;  // words from a row to the next
   const uint8_t* from;  // this thread's first piece
-  uint32_t all, tiles;
+  uint32_t* to;         // its place, were it of row 0
+  uint32_t all;
+  int row_step;         // words from a row's place to the next one's, less those of its units
   const Divisor& by_tiles;
   uint4 held[kHeld];
 
-  __device__ __forceinline__ OperandPieces(const uint8_t* rows_from, int rows, int tiles, const Divisor& by_tiles)
-      : from(rows_from + 16 * threadIdx.x), all(rows * tiles), tiles(tiles), by_tiles(by_tiles) {
+  // rows: of `units` 64 bytes; all: pieces of 16.
+  __device__ __forceinline__ OperandPieces(const uint8_t* rows, uint32_t* words, uint32_t all, uint32_t units, const Divisor& by_tiles)
+      : from(rows + 16 * threadIdx.x), to(words + threadIdx.x / 4 * O::kUnit + threadIdx.x % 4 * O::kWords), all(all),
+        row_step(kRow - static_cast<int>(units) * O::kUnit), by_tiles(by_tiles) {
     known(from);
   }
 
   __device__ __forceinline__ void ask(uint32_t done, int h) {
-    const uint32_t ahead = done + h * Threads;
-    if (threadIdx.x + ahead < all) held[h] = __ldcg(reinterpret_cast<const uint4*>(from) + ahead);
+    if (threadIdx.x + done + h * Threads < all) held[h] = __ldcg(reinterpret_cast<const uint4*>(from) + done + h * Threads);
   }
-  __device__ __forceinline__ void put(uint32_t* words, uint32_t done, int h) const {
-    const uint32_t piece = threadIdx.x + done + h * Threads, row = by_tiles(piece);
-    if (piece < all) O::put(words + O::word(piece - row * tiles, row), held[h]);
+  __device__ __forceinline__ void put(uint32_t done, int h) const {
+    const int unit = (done + h * Threads) / 4, row = by_tiles(threadIdx.x + done + h * Threads);
+    if (threadIdx.x + done + h * Threads < all) O::put(to + (unit * O::kUnit + row * row_step), held[h]);
   }
 
   __device__ __forceinline__ void ask_first() {
@@ -78,17 +78,17 @@ struct OperandPieces {
       for (int h = 1; h < kHeld; ++h) ask(0, h);
     }
   }
-  __device__ __forceinline__ void write(uint32_t* words) {
-    put(words, 0, 0);
+  __device__ __forceinline__ void write() {
+    put(0, 0);
     if (all <= Threads) return;
 #pragma unroll
-    for (int h = 1; h < kHeld; ++h) put(words, 0, h);
+    for (int h = 1; h < kHeld; ++h) put(0, h);
 #pragma unroll 1
-    for (uint32_t done = kHeld * Threads; threadIdx.x + done < all; done += kHeld * Threads) {
+    for (uint32_t done = kHeld * Threads; done < all; done += kHeld * Threads) {
 #pragma unroll
       for (int h = 0; h < kHeld; ++h) ask(done, h);
 #pragma unroll
-      for (int h = 0; h < kHeld; ++h) put(words, done, h);
+      for (int h = 0; h < kHeld; ++h) put(done, h);
     }
   }
 };

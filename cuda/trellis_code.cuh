@@ -20,8 +20,11 @@ __host__ __device__ constexpr int shift_at(int quarters, int t) {
   return ((t % 4 + 1) * quarters) / 4 - ((t % 4) * quarters) / 4;
 }
 
-// State bits: 17 where 16 would leave more than 0.45 dB (to 3 bits) or 0.70 dB (above) to the bound.
-__host__ __device__ constexpr int state_bits(int quarters) { return quarters <= 10 ? 16 : 17; }
+// State bits: 17 where 16 would leave more than 0.45 dB (to 3 bits) or 0.70 dB (above) to the bound, or would not decode in fewer
+// instructions: at 3.25, 4 and 4.25 bits states that are 16 bits apart share a window (trellis_decode.cuh).
+__host__ __device__ constexpr int state_bits(int quarters) {
+  return quarters <= 10 || quarters == 13 || quarters == 16 || quarters == 17 ? 16 : 17;
+}
 
 static_assert(shift_at(13, 0) == 3 && shift_at(13, 1) == 3 && shift_at(13, 2) == 3 && shift_at(13, 3) == 4);
 static_assert(shift_at(14, 0) == 3 && shift_at(14, 1) == 4 && shift_at(14, 2) == 3 && shift_at(14, 3) == 4);

@@ -72,7 +72,7 @@ struct Run {
 };
 
 static_assert(Run<8>::at(0) == 32 + 2 - 16 && Run<8>::at(31) == 32 + 64 - 16);
-static_assert(Run<13>::at(3) == 16 + 13 - 17 && Run<13>::kWords == 4 && Run<13>::kRaw == 5);
+static_assert(Run<13>::at(3) == 16 + 13 - 16 && Run<13>::kWords == 4 && Run<13>::kRaw == 5);
 
 // The first byte of a lane's words in the tile, and by how many bits its own are moved.
 __host__ __device__ constexpr int run_byte(int quarters, int g) { return g * quarters - (quarters % 4 == 0 ? 4 : 2); }
@@ -99,7 +99,8 @@ struct LaneDecoder {
     rest = tile * kTile + ((word + 4) ^ flip);
     last = tile * kTile + (min(word + 4 * (kRaw - 1), kTile - 4) ^ flip);
     shift = (byte & 3) * 8;
-    known(first), known(rest), known(last), known(shift);
+    known(first), known(rest);
+    if constexpr (!R::kAligned) known(last), known(shift);
   }
 
   template <class At>

@@ -51,11 +51,28 @@ constexpr int kMostPaired = QUARTERS <= 16 ? 128 : 64;  // tiles of a warp: beyo
 
 inline int blocks_of(const GemvParams& p, int processors) { return min(p.rows / 16, processors); }
 
-template <int Q, class O, Share S>
-int shared_bytes(const GemvParams& p, int processors) {
-  const int strips = p.rows / 16, blocks = blocks_of(p, processors), own = (strips + blocks - 1) / blocks;
-  return Ring<O::kShared < 4, S>::kBytes + O::bytes(p.columns) + own * segments_of(p.columns, p.segment_bits) * 16 * O::kColumns * 4 +
-         own * 32 + O::kColumns * segments_of(p.columns, p.segment_bits) * 4;
-}
+// What is the same for all blocks, worked out once: what stands before and behind the loop, 16 warps execute.
+// Shared memory: the ring; from operands on as O has them; scales of x, of rows; sums, int32 (strips, segments, 16, kColumns).
+template <class O>
+struct GemvWork {
+  Divisor by_tiles;
+  uint32_t units;                      // of 64 columns, in a strip
+  uint32_t each, larger;               // strips of a block; blocks with one more
+  uint32_t segments, unit_bits, most;  // scales of a row of x, for 2^unit_bits units each, `most` where a row ends before
+  uint32_t pieces, scales;             // of x: 16 bytes each; (batch, segments)
+  uint32_t scales_at, row_scales_at, sums_at, bytes;
+  uint32_t lanes, width;               // at the end 2^lanes threads add a row's segments, and the batch is padded to 2^width
+
+  GemvWork(const GemvParams& p, int ring, int processors) : by_tiles(p.columns / 16) {
+    const uint32_t strips = p.rows / 16, blocks = min(strips, processors), own = (strips + blocks - 1) / blocks;
+    units = p.columns / 64, each = strips / blocks, larger = strips % blocks;
+    segments = segments_of(p.columns, p.segment_bits), unit_bits = p.segment_bits - 6, most = min(1u << unit_bits, units);
+    pieces = p.batch * p.parts * units * 4, scales = p.batch * segments;
+    scales_at = ring + O::bytes(p.columns);
+    row_scales_at = scales_at + (O::kColumns * segments * 4 + 15) / 16 * 16;
+    sums_at = row_scales_at + own * 32, bytes = sums_at + own * segments * 16 * O::kColumns * 4;
+    lanes = min(log2_above(segments), 3), width = log2_above(p.batch);
+  }
+};
 
 }  // namespace trellis

@@ -44,8 +44,9 @@ CONSTANTS = {
 
 
 def native_state_bits(quarters: int) -> int:
-    """L in use: 17 where 16 would leave more than 0.45 dB (to 3 bits) or 0.70 dB (above) to the bound."""
-    return 16 if quarters <= 10 else 17
+    """L in use: 17 where 16 would leave more than 0.45 dB (to 3 bits) or 0.70 dB (above) to the bound, or would not be
+    decoded faster: at 3.25, 4 and 4.25 bits it is, by a tenth (cuda/trellis_decode.cuh)."""
+    return 16 if quarters <= 10 or quarters in (13, 16, 17) else 17
 
 
 def gain(quarters: int, state_bits: int) -> float:
