@@ -57,7 +57,7 @@ __global__ void __maxnreg__((Ring<O::kShared < 4, S>::kRegisters))
     if (left >= static_cast<int>(kCopy)) {
 #pragma unroll
       for (uint32_t i = 0; i < kCopy; i += 512)
-        if (i + 512 <= kCopy || lane * 16 < kCopy % 512) copy16(to + i, from + i);
+        if (i + 512 <= kCopy || static_cast<int>(lane * 16) < static_cast<int>(kCopy % 512)) copy16(to + i, from + i);
     } else {
 #pragma unroll 1
       for (int i = 0; i < left - static_cast<int>(lane * 16); i += 512) copy16(to + i, from + i);

@@ -44,7 +44,7 @@ struct Ring {
   static constexpr int kStages = Wide && !S && QUARTERS > kMost32 && QUARTERS <= 16 ? 3 : 2;
   static constexpr int kBytes = kWarps * kStages * kTiles * 8 * QUARTERS;
   static constexpr int kRegisters = S ? 64 : Wide ? 128 : 96;
-  static constexpr int kUnrolled = Wide ? 1 : 2;  // units a turn of the loop, measured
+  static constexpr int kUnrolled = Wide ? 1 : QUARTERS < 16 ? 4 : 2;  // units a turn of the loop, measured
 };
 constexpr bool kHasShort = QUARTERS >= 11 && QUARTERS <= 13;
 constexpr int kMostPaired = QUARTERS <= 16 ? 128 : 64;  // tiles of a warp: beyond, what 64 registers cost is more
