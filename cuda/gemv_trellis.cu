@@ -229,7 +229,7 @@ int multiply(GemvParams p, int processors, cudaStream_t stream) {
     using Sixteen = Operands<1, 2>;
     using Eight = Operands<1, 1>;
     using Four = Operands<2, 1>;
-    using Two = Operands<4, 1>;
+    using Two = Operands<4, 1, QUARTERS == 13 ? 2 : 4>;  // or 4,096 columns would leave no room for two blocks
     if (left > 8 && fits(Sixteen{})) pass(Sixteen{});
     else if (left > 4 && fits(Eight{})) pass(Eight{});
     else if (left > 2 && fits(Four{})) pass(Four{});

@@ -113,7 +113,7 @@ struct RowCodes {
   static constexpr int kSpread = B == 16 ? 4 : B >= 8 ? 2 : 1;
   static constexpr int kRow = 16 * ((kPieces + kSpread - 1) / (2 * kSpread) * (2 * kSpread) + kSpread);
   static constexpr int kSlot = 16 * kRow;
-  static constexpr int kAcross = kPieces >= 8 ? 8 : kPieces >= 4 ? 4 : 2;  // lanes that copy neighbouring pieces of a row
+  static constexpr int kAcross = kPieces > 4 ? 8 : 4;  // lanes that copy neighbouring pieces of a row: few rows at once are few lines
   static constexpr bool kRows = true, kPartial = false;
   static constexpr int kMostShift = kWhole ? 0 : B % 2 ? 24 : 16;
   static constexpr int kRaw = words_of(kMostShift + 8 * B), kRowWords = words_of(8 * B), kWords = 2 * kRowWords;

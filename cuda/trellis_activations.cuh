@@ -7,21 +7,21 @@
 // than eight, kShared products share their words: of products m = kShared G + c, those of equal G; c has columns
 // c 8 / kShared .. . The other columns of a product are noise, in sums that nobody reads.
 //
-//   word (unit kGroups + group) 32 kWords + lane kWords + G / 2, half G % 2;      units are kPad words further apart
+//   word (unit kGroups + group) 32 kWords + lane kWords + G / 2, half G % 2;      units are Pad kWords words further apart
 #pragma once
 #include <cstdint>
 
 #include "arithmetic.cuh"
 
-// Shared: products that share operand words (4, 2, 1). Groups: of eight columns of the instruction.
-template <int Shared, int Groups>
+// Shared: products that share operand words (4, 2, 1). Groups: of eight columns of the instruction. Pad: of lanes' words, from unit
+// to unit: with 4 a warp's writes for its units do not meet in banks, with 2 two of them do.
+template <int Shared, int Groups, int Pad = Shared == 1 ? 0 : 4>
 struct Operands {
   static_assert(Groups == 1 || Shared == 1);
   static constexpr int kShared = Shared, kGroups = Groups;
   static constexpr int kColumns = 8 / Shared * Groups;  // rows of bytes, and sums of a row of weights
   static constexpr int kWords = 4 / Shared;             // of a lane for a unit and a group of columns
-  static constexpr int kPad = Shared == 1 ? 0 : kWords;  // or the writes of units would meet in banks
-  static constexpr int kUnit = 32 * kWords * Groups + kPad;  // words
+  static constexpr int kUnit = 32 * kWords * Groups + Pad * kWords;  // words
 
   __host__ __device__ static constexpr int bytes(int columns) { return (columns / 64 * kUnit + 3) / 4 * 16; }
 
