@@ -1,8 +1,8 @@
 // The 16-bit weight matrix from packed codes that stand for two weights each: tcq, half-tcq, vq, nuq, trellis2; for prompts and
 // large batches.
 //
-// Work is shared as in gemv_table.cu: a warp copies items of a strip to its ring and decodes units of 16 rows x 64
-// columns; lane (g, q) has 16 neighbours in each of two rows of a unit, which it writes as two pieces of 16 bytes.
+// All warps of all blocks have equal parts of the items (table_work.cuh): a warp copies them to its ring and decodes units of 16
+// rows x 64 columns; lane (g, q) has 16 neighbours in each of two rows of a unit, which it writes as two pieces of 16 bytes.
 //
 // Bound: codes read, 2 bytes a weight written.
 #include <cuda_runtime.h>
@@ -48,22 +48,22 @@ __device__ __forceinline__ float2 values(uint32_t operand) {
 template <int I> using Number = std::integral_constant<int, I>;
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) dequantize(const __grid_constant__ DequantizeTableParams p, int each, int larger) {
+__global__ void __launch_bounds__(kThreads) dequantize(const __grid_constant__ DequantizeTableParams p) {
   extern __shared__ __align__(128) uint8_t shared[];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  const int block = blockIdx.x, own = each + (block < larger), first_strip = block * each + min(block, larger);
   uint8_t* ring = shared + Table::kBytes + warp * kStages * kSlot;
   const Table entries(shared, lane, p.multiplier);
   launch_dependents();
-  wait_for_previous_kernel();
   if constexpr (!kComputed) fill<Table, __half, kThreads>(shared, p.codebook, p.scalar);
+  wait_for_previous_kernel();
   __syncthreads();
   auto part = [&](auto codes, int number) {
     using Codes = decltype(codes);
     const int begin = number * p.first_columns, end = kTwoParts && !number ? p.first_columns : p.columns;
     if (begin == end) return;
     const Matrix matrix{p.codes[number], end - begin};
-    Walk walk = Walk::begin(codes, matrix, Pass(begin, 0, p.first_columns, p.columns, p.columns), 0, first_strip, own, warp, kWarps, lane);
+    Walk walk = Walk::begin(codes, matrix, Pass(begin, 0, p.first_columns, p.columns, p.columns), 0, 0, p.rows / 16,
+                            blockIdx.x * kWarps + warp, gridDim.x * kWarps, lane);
     int slot = 0;
     for (int s = 0; s < kStages - 1; ++s) walk.copy(codes, ring + s * kSlot, lane);
     for (; walk.left > 0; --walk.left) {
@@ -80,7 +80,7 @@ __global__ void __launch_bounds__(kThreads) dequantize(const __grid_constant__ D
         const int here = tile + lane % 4, column = begin + (walk.piece * Codes::kItemTiles + here) * 16;
         auto write = [&](auto which) {
           constexpr int i = decltype(which)::value;
-          const int row = (first_strip + walk.strip) * 16 + Codes::row(lane, i);
+          const int row = walk.strip * 16 + Codes::row(lane, i);
           const float scale = __half2float(p.row_scale[row]) * p.unit[number];
           __align__(16) T of_row[16];
           auto pair = [&](auto code) {
@@ -107,9 +107,8 @@ __global__ void __launch_bounds__(kThreads) dequantize(const __grid_constant__ D
 
 template <class T>
 int launch(const DequantizeTableParams& p, int processors, cudaStream_t stream) {
-  const int strips = p.rows / 16, blocks = min(strips, 2 * processors);
   const int bytes = Table::kBytes + kWarps * kStages * kSlot + kBehind;
-  return launch_overlapped(dequantize<T>, blocks, kThreads, bytes, stream, p, strips / blocks, strips % blocks);
+  return launch_overlapped(dequantize<T>, 2 * processors, kThreads, bytes, stream, p);
 }
 
 }  // namespace

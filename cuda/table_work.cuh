@@ -33,8 +33,9 @@ struct Walk {
     Walk w;
     w.pieces = (pass.tiles() + Codes::kItemTiles - 1) / Codes::kItemTiles;
     w.last_tiles = pass.tiles() - (w.pieces - 1) * Codes::kItemTiles;
-    const int all = strips * w.pieces, begin = all * warp / warps;
-    w.left = w.copies_left = all * (warp + 1) / warps - begin;
+    const uint32_t all = strips * w.pieces;  // times the warps of a GPU it still fits
+    const int begin = all * warp / warps;
+    w.left = w.copies_left = static_cast<int>(all * (warp + 1) / warps) - begin;
     w.strip = begin / w.pieces, w.piece = w.copies_piece = begin - w.strip * w.pieces;
     w.from = codes.source(matrix, first_strip + w.strip, before + w.piece * Codes::kItemTiles, lane);
     w.skip = Codes::strip_bytes(matrix) - w.pieces * Codes::kItemBytes;

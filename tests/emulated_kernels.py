@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import os
 import re
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -40,23 +42,28 @@ def emulated(name: str, defines: Mapping[str, int], folder: Path, source: str = 
     key = hashlib.sha256(repr((name, sorted(defines.items()))).encode()).hexdigest()[:12]
     target = folder / f"{name}-{key}.so"
     if not target.exists():
-        sources = folder / "sources"
-        sources.mkdir(exist_ok=True)
-        for path in [*SOURCES.glob("*.cuh"), *SOURCES.glob("*.cu")]:
-            (sources / path.name).write_text(plain(path.read_text()))
-        for path in SHIM.iterdir():
-            (sources / path.name).write_text(path.read_text())
-        if source:
-            (sources / f"{name}.cu").write_text(source)
-        command = ["g++", *FLAGS, f"-I{sources}", *(f"-D{macro}={value}" for macro, value in defines.items())]
-        subprocess.run([*command, str(sources / f"{name}.cu"), "-o", str(target)], check=True)
+        with tempfile.TemporaryDirectory(dir=folder) as own:  # another worker may be at it too: the last one stays
+            sources = Path(own)
+            for path in [*SOURCES.glob("*.cuh"), *SOURCES.glob("*.cu")]:
+                (sources / path.name).write_text(plain(path.read_text()))
+            for path in SHIM.iterdir():
+                (sources / path.name).write_text(path.read_text())
+            if source:
+                (sources / f"{name}.cu").write_text(source)
+            command = ["g++", *FLAGS, f"-I{sources}", *(f"-D{macro}={value}" for macro, value in defines.items())]
+            made = sources / target.name
+            subprocess.run([*command, str(sources / f"{name}.cu"), "-o", str(made)], check=True)
+            made.replace(target)
     return ctypes.CDLL(str(target))
 
 
 @pytest.fixture(scope="session")
 def library_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the libraries of this session lie."""
-    return tmp_path_factory.mktemp("emulated")
+    """Where the libraries of this session lie, of all its workers."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "emulated"
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 @pytest.fixture

@@ -16,7 +16,8 @@ from quantizers.checkpoint import load_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = (
-    "sensitivity=constant", "palette=vector", "baselines=[int-4]", "check.layers=3", "check.quantizer=vq-3",
+    "sensitivity=constant", "palette.members=[fp16,vq-2,vq-3,vq-4]", "baselines=[int-4]",
+    "check.layers=3", "check.quantizer=vq-3",
     "calibration.window=32", "calibration.count=2", "evaluation.window=32", "evaluation.count=4",
 )  # fmt: skip
 TABLES = {"inventory", "rotation", "rate-distortion", "sensitivity"}

@@ -142,18 +142,18 @@ def test_sources_on_this_cpu(
 
 @needs_gxx
 @pytest.mark.usefixtures("on_cpu")
-@pytest.mark.parametrize("order", [{}, {"WARPS": 3}, {"WARPS": 3, "BACKWARDS": 1}])
 @pytest.mark.parametrize(
-    ("name", "columns", "batch"),
+    ("name", "columns", "batch", "order"),
     [
-        ("trellis2-2", 2560, 1),
-        ("trellis2-2.5", 4096, 6),
-        ("trellis2-3", 14336, 8),
-        ("trellis-2", 2560, 1),
-        ("trellis-3.25", 2560, 3),
-        ("trellis-4", 2560, 2),
-        ("trellis-2.75", 4096, 6),
-        ("trellis-3", 6144, 13),
+        ("trellis2-2", 2560, 1, {}),
+        ("trellis2-2", 2560, 1, {"WARPS": 3, "BACKWARDS": 1}),
+        ("trellis2-2.5", 4096, 6, {"WARPS": 3}),
+        ("trellis2-3", 14336, 8, {"WARPS": 3}),
+        ("trellis-2", 2560, 1, {}),
+        ("trellis-3.25", 2560, 3, {}),
+        ("trellis-4", 2560, 2, {"BACKWARDS": 1}),
+        ("trellis-2.75", 4096, 6, {}),
+        ("trellis-3", 6144, 13, {"BACKWARDS": 1}),
     ],
 )
 def test_products_of_bytes_on_this_cpu(
