@@ -1,8 +1,7 @@
 // The 16-bit weight matrix from the packed codes of the computed trellis code: for prompts and large batches.
 //
-// A warp takes four tiles at a time: lane l = 4 g + q decodes the rows g and g + 8 of tile q, 32 bytes of each. Lanes swap halves with
-// their neighbours, so that two of them fill a sector at once. Tiles are dealt in order, so that the writes of neighbours meet
-// in the second cache.
+// A warp takes four tiles at a time: lane l = 4 g + q decodes the rows g and g + 8 of tile q, 32 bytes of each, a sector. Tiles are dealt
+// in order, so that the writes of neighbours meet in the second cache.
 //
 // Bound: Q / 32 bytes a weight read, 2 written.
 #include <cuda_runtime.h>
@@ -31,7 +30,6 @@ __global__ void __launch_bounds__(kThreads) dequantize(const DequantizeParams p)
   const int lane = threadIdx.x % 32, across = p.columns / 16, tiles = p.rows / 16 * across;
   const int warps = gridDim.x * (kThreads / 32);
   const Decoder decoder(lane, false);
-  const bool odd = lane % 2;
   launch_dependents();
   wait_for_previous_kernel();
   for (int unit = blockIdx.x * (kThreads / 32) + threadIdx.x / 32; 4 * unit < tiles; unit += warps) {
@@ -45,19 +43,13 @@ __global__ void __launch_bounds__(kThreads) dequantize(const DequantizeParams p)
       const T value = from_float<T>(__dp4a(static_cast<int>(hash), 0x01010101, 0) * scale[step % 2]);
       words[step % 2][step / 4] |= static_cast<uint32_t>(reinterpret_cast<const uint16_t&>(value)) << (step / 2 % 2 * 16);
     });
+    if (tile < tiles) {
+      T* to = static_cast<T*>(p.weight) + static_cast<int64_t>(row) * p.columns + (tile - strip * across) * 16;
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const uint32_t* w = words[half];
-      const uint4 own[2] = {make_uint4(w[0], w[1], w[2], w[3]), make_uint4(w[4], w[5], w[6], w[7])};
-      const uint4 given = odd ? own[0] : own[1];  // to the neighbour, whose tile's other half comes back
-      const uint4 got = make_uint4(__shfl_xor_sync(~0u, given.x, 1), __shfl_xor_sync(~0u, given.y, 1),
-                                   __shfl_xor_sync(~0u, given.z, 1), __shfl_xor_sync(~0u, given.w, 1));
-      // First the even lane's tile, its first half by itself, then the odd one's.
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        const int of = 4 * unit + lane % 4 / 2 * 2 + i, strip_of = of / across;
-        T* to = static_cast<T*>(p.weight) + static_cast<int64_t>(strip_of * 16 + lane / 4 + 8 * half) * p.columns + (of - strip_of * across) * 16;
-        if (of < tiles) reinterpret_cast<uint4*>(to)[odd] = odd == i ? own[i] : got;
+      for (int half = 0; half < 2; ++half, to += 8 * static_cast<int64_t>(p.columns)) {
+        const uint32_t* w = words[half];
+        reinterpret_cast<uint4*>(to)[0] = make_uint4(w[0], w[1], w[2], w[3]);
+        reinterpret_cast<uint4*>(to)[1] = make_uint4(w[4], w[5], w[6], w[7]);
       }
     }
   }
