@@ -25,7 +25,7 @@ namespace {
 constexpr int kThreads = 256;
 
 template <int Q, class T>
-__global__ void __launch_bounds__(kThreads) dequantize(const DequantizeParams p) {
+__global__ void __launch_bounds__(kThreads, 1) dequantize(const DequantizeParams p) {
   using Decoder = trellis::LaneDecoder<Q>;
   const int lane = threadIdx.x % 32, across = p.columns / 16, tiles = p.rows / 16 * across;
   const int warps = gridDim.x * (kThreads / 32);
@@ -57,7 +57,7 @@ __global__ void __launch_bounds__(kThreads) dequantize(const DequantizeParams p)
 
 template <class T>
 int launch(const DequantizeParams& p, int processors, cudaStream_t stream) {
-  const int tiles = p.rows / 16 * (p.columns / 16), blocks = min((tiles + 31) / 32, processors * 8);
+  const int tiles = p.rows / 16 * (p.columns / 16), blocks = min((tiles + 31) / 32, processors * 16);
   return launch_overlapped(dequantize<QUARTERS, T>, blocks, kThreads, 0, stream, p);
 }
 
