@@ -3,8 +3,9 @@ r"""`trellis-R`, the flagship family: a computed code, one weight a step, any ra
     w ~ s value(state) / (147.8 gain),   states: the near-closest tail-biting path of every tile of w / rms
 
 (quantizers.trellis.computed: the code; mixed_stream: its bits; mixed_viterbi and cuda/encode_trellis.cu: the search,
-with equal codes). s, float16, is refitted per row by least squares. At its own number of state bits (16, from 2.75 bits
-on 17) it is 0.32 to 0.44 dB above the distortion-rate function up to 3 bits and at most 0.66 dB up to 5."""
+with equal codes). s, float16, is refitted per row by least squares. At its own number of state bits (16 up to 2.5 bits
+and at 3.25, 4 and 4.25, else 17) it is 0.32 to 0.44 dB above the distortion-rate function up to 3 bits and at most 0.66
+dB up to 5."""
 
 from __future__ import annotations
 
