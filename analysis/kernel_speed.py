@@ -16,8 +16,8 @@ from analysis import style
 
 
 def figure(content: Mapping[str, Any], *, batch: int = 1) -> Figure:
-    """content: of kernels.json. One line a quantizer (and kernel), a point a layer. ValueError where no row has the
-    batch."""
+    """content: of kernels.json. One line a quantizer (and kernel), its rate at its end, a point a layer. ValueError
+    where no row has the batch."""
     rows = pd.DataFrame(content["rows"])
     rows = rows[rows.batch == batch] if len(rows) else rows
     if not len(rows):
@@ -27,21 +27,29 @@ def figure(content: Mapping[str, Any], *, batch: int = 1) -> Figure:
     result = style.new_figure(3.6)
     axes = result.subplots()
     roof = np.geomspace(low, high, 100)
-    axes.plot(roof, np.minimum(limit, 1e3 * roof / least), color=style.MUTED, linewidth=1.2, label="roof")
+    (drawn,) = axes.plot(roof, np.minimum(limit, 1e3 * roof / least), color=style.MUTED, linewidth=1.2, label="roof")
+    legend = {"roof": drawn}
     axes.annotate(
         f"plain read {limit:.0f} GB/s", (high, limit), ha="right", va="bottom", fontsize=8.5, color=style.MUTED
     )
     for (quantizer, kernel), own in rows.groupby(["quantizer", "kernel"], sort=False):
         by_size = own.sort_values("weight_bytes")
         family = style.family(str(quantizer))
-        axes.plot(
+        (drawn,) = axes.plot(
             by_size.weight_bytes / 1e6, by_size.gigabytes_per_s, color=style.family_color(family),
             marker=style.family_marker(family), markersize=4, linewidth=0.8, label=f"{quantizer}, {kernel}",
+        )  # fmt: skip
+        legend.setdefault(f"{family}, {kernel}", drawn)
+        rate = str(quantizer).removeprefix(family).removeprefix("-")
+        last = by_size.iloc[-1]
+        axes.annotate(
+            rate, (last.weight_bytes / 1e6, last.gigabytes_per_s), xytext=(4, 0), textcoords="offset points",
+            va="center", fontsize=7.5, color=style.family_color(family),
         )  # fmt: skip
     axes.set_xscale("log")
     axes.set_yscale("log")
     style.log_ticks(axes.xaxis, low, high)
     style.log_ticks(axes.yaxis, float(rows.gigabytes_per_s.min()), limit)
     style.dress(axes, x="megabytes of codes", y=f"GB/s, batch {batch}")
-    style.legend(axes, loc="lower right", ncols=2)
+    style.legend(axes, handles=list(legend.values()), labels=list(legend), loc="lower right")
     return result
