@@ -126,11 +126,13 @@ def test_codes_of_other_states_have_none() -> None:
         bench.chosen(["int-*"])
 
 
-def test_the_command_writes_a_row_for_each_product(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[str, tuple[int, int], int]] = []
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[int, int], int]]:
+    """What `bench` times where the device is a stand-in."""
+    found: list[tuple[str, tuple[int, int], int]] = []
 
     def times(way: Any, pool: torch.Tensor, shape: tuple[int, int], batch: int) -> list[float]:
-        asked.append((way.quantizer, shape, batch))
+        found.append((way.quantizer, shape, batch))
         return [2.0, 1.0, 4.0]
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -138,9 +140,46 @@ def test_the_command_writes_a_row_for_each_product(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(bench, "build_all", lambda quantizers, device: None)
     monkeypatch.setattr(chain, "random_pool", lambda device: torch.zeros(16, dtype=torch.uint8))
     monkeypatch.setattr(chain, "read_limit", lambda pool: 3000.0)
-    monkeypatch.setattr(chain, "environment", lambda device: {})
+    monkeypatch.setattr(chain, "environment", lambda device: {"gpu": {"name": "one", "clocks.sm": "1"}})
     monkeypatch.setattr(chain, "chain_microseconds", times)
     monkeypatch.setattr(bench, "copy_limit", lambda pool: 2000.0)
+    return found
+
+
+def test_a_run_that_was_cut_off_goes_on(
+    tmp_path: Path, asked: list[tuple[str, tuple[int, int], int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["--models", "llama-3.1-8b", "qwen3-8b", "--quantizers", "trellis-2", "nuq-3", "--batches", "1", "8"]
+    whole, cut = tmp_path / "whole.json", tmp_path / "cut.json"
+    bench.main([*arguments, "--out", str(whole)])
+    assert len(asked) == len(set(asked)) == 2 * 2 * 8, "q and qkv of both models are the same shapes"
+    rows = json.loads(whole.read_text())["rows"]
+    assert {(row["model"], row["layer"]) for row in rows} == {(m, n) for m in arguments[1:3] for n in LAYERS[m]}
+    asked.clear()
+    times = chain.chain_microseconds
+
+    def cut_off(*of: Any) -> list[float]:
+        if len(asked) == 7:
+            raise KeyboardInterrupt
+        return times(*of)
+
+    monkeypatch.setattr(chain, "chain_microseconds", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        bench.main([*arguments, "--out", str(cut)])
+    assert len(json.loads(cut.read_text())["rows"]) == 6, "saved after each layer and quantizer"
+    monkeypatch.setattr(chain, "chain_microseconds", times)
+    monkeypatch.setattr(chain, "environment", lambda device: {"gpu": {"name": "one", "clocks.sm": "2"}})
+    bench.main([*arguments, "--out", str(cut)])
+    assert len(asked) == 7 + 32 - 6
+    assert json.loads(cut.read_text())["rows"] == rows
+    monkeypatch.setattr(chain, "environment", lambda device: {"gpu": {"name": "another"}})
+    with pytest.raises(SystemExit, match="give another --out"):
+        bench.main([*arguments, "--out", str(cut)])
+
+
+def test_the_command_writes_a_row_for_each_product(
+    tmp_path: Path, asked: list[tuple[str, tuple[int, int], int]]
+) -> None:
     arguments = ["--models", "smollm2-135m", "--quantizers", "trellis-2", "int-4", "--batches", "1", "17", "--rivals"]
     arguments += ["--prompts"]
     bench.main([*arguments, "--out", str(tmp_path / "kernels.json")])

@@ -1,7 +1,8 @@
 """Times of the products against the memory limit of the same run: microseconds, GB/s of codes, share of a plain read.
 
 Runs where torch and nvcc are: `python -m quantizers.kernels.bench --out FILE`; `python -m experiments.bench_kernels`
-wraps it. The protocol is `chain`; beside the quantizers stand the same layers in 16 bits and PyTorch's int4."""
+wraps it. The protocol is `chain`; beside the quantizers stand the same layers in 16 bits and PyTorch's int4. A run that
+was cut off goes on where FILE ends."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ import argparse
 import json
 import logging
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,61 @@ def row(way: Way, pool: torch.Tensor, shape: tuple[int, int], batch: int, limit:
     }  # fmt: skip
 
 
+Case = tuple[str, str, tuple[int, int], Way, int]  # model, layer, (out, in), way, batch
+
+
+def cases(models: Sequence[str], ways: Sequence[Way], batches: Sequence[int]) -> Iterator[Case]:
+    """All measurements that the ways can make."""
+    for model in models:
+        for layer, shape in LAYERS[model].items():
+            for way in ways:
+                for batch in batches:
+                    if way.takes(*shape, batch):
+                        yield model, layer, shape, way, batch
+
+
+def kept(path: Path, environment: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The rows of a run that was cut off. ValueError where they are not of this machine and these versions."""
+    if not path.exists():
+        return []
+    content = json.loads(path.read_text())
+    if without_clocks(content["environment"]) != without_clocks(environment):
+        raise ValueError(f"{path} is of {content['environment']}, this is {dict(environment)}: give another --out")
+    return list(content["rows"])
+
+
+def without_clocks(environment: Mapping[str, Any]) -> dict[str, Any]:
+    """What two runs on one machine have in common."""
+    gpu = {name: value for name, value in environment.get("gpu", {}).items() if not name.startswith("clocks")}
+    return {**environment, "gpu": gpu}
+
+
+def measure(
+    todo: Sequence[Case], rows: list[dict[str, Any]], pool: torch.Tensor, limit: float, save: Callable[[], None]
+) -> None:
+    """Adds a row for every case that has none, and saves after every layer and way; a shape is timed once."""
+
+    def key(row: Mapping[str, Any]) -> tuple[Any, ...]:
+        return row["model"], row["layer"], row["quantizer"], row["kernel"], row["batch"]
+
+    def size(row: Mapping[str, Any]) -> tuple[Any, ...]:
+        return row["out_features"], row["in_features"], row["quantizer"], row["kernel"], row["batch"]
+
+    there, sizes = {key(row) for row in rows}, {size(row): row for row in rows}
+    for number, (model, layer, shape, way, batch) in enumerate(todo, start=1):
+        if (model, layer, way.quantizer, way.kernel, batch) in there:
+            continue
+        twin = sizes.get((*shape, way.quantizer, way.kernel, batch))
+        found = {**(twin or row(way, pool, shape, batch, limit)), "model": model, "layer": layer}
+        rows.append(found)
+        sizes[size(found)] = found
+        numbers = found["latency_us"], found["gigabytes_per_s"], 100 * found["fraction_of_read"]
+        told = "%d of %d: %s %s %s, batch %d: %.2f us, %.0f GB/s, %.1f %%"
+        log.info(told, number, len(todo), model, layer, way.quantizer, batch, *numbers)
+        if number == len(todo) or todo[number][:4] != (model, layer, shape, way):
+            save()
+
+
 def of_prompts(
     models: Sequence[str], quantizers: Sequence[Quantizer], pool: torch.Tensor, rows: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
@@ -115,33 +171,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not torch.cuda.is_available():
         raise SystemExit("error: no CUDA device: the kernels are timed on a GPU")
     device = torch.device("cuda", torch.cuda.current_device())
-    build_all(quantizers, device)
     ways: list[Way] = [Packed(quantizer) for quantizer in quantizers]
     if options.prompts:
         ways += prompt_ways(quantizers)
     if options.rivals:
         ways += [Dense(), PyTorchInt4()]
+    content: dict[str, Any] = {"read_gigabytes_per_s": 0.0, "environment": chain.environment(device), "rows": []}
+    try:
+        content["rows"] = kept(options.out, content["environment"])
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from None
+
+    def save() -> None:
+        temporary = options.out.with_name(options.out.name + ".partial")
+        temporary.write_text(json.dumps(content, indent=1) + "\n")
+        temporary.replace(options.out)
+
+    build_all(quantizers, device)
     pool = chain.random_pool(device)
-    limit, rows = chain.read_limit(pool), []
+    limit = content["read_gigabytes_per_s"] = chain.read_limit(pool)
     log.info("plain read: %.0f GB/s", limit)
-    for model in options.models:
-        for layer, shape in LAYERS[model].items():
-            for way in ways:
-                for batch in options.batches:
-                    if way.takes(*shape, batch):
-                        found = {"model": model, "layer": layer, **row(way, pool, shape, batch, limit)}
-                        rows.append(found)
-                        numbers = found["latency_us"], found["gigabytes_per_s"], 100 * found["fraction_of_read"]
-                        told = "%s %s %s, batch %d: %.2f us, %.0f GB/s, %.1f %%"
-                        log.info(told, model, layer, way.quantizer, batch, *numbers)
-    content: dict[str, Any] = {
-        "read_gigabytes_per_s": limit,
-        "environment": chain.environment(device),
-        "rows": rows,
-    }
+    measure(list(cases(options.models, ways, options.batches)), content["rows"], pool, limit, save)
     if options.prompts:
-        content |= of_prompts(options.models, quantizers, pool, rows)
-    options.out.write_text(json.dumps(content, indent=1) + "\n")
+        content |= of_prompts(options.models, quantizers, pool, content["rows"])
+    save()
 
 
 if __name__ == "__main__":
