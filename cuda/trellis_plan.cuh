@@ -34,7 +34,7 @@ constexpr int kWarps = 16, kThreads = kWarps * 32;
 // 14,336 columns.
 enum Share { kOne, kTwo, kTwoShort };
 
-// Tiles of a copy and copies of the ring: long ones, as each costs 50 instructions. One block has room for 14,336 columns of a
+// Tiles of a copy and copies of the ring: long ones, as each costs 30 instructions. One block has room for 14,336 columns of a
 // batch of 8 (wide), or of 2; two for 4,096.
 template <bool Wide, Share S>
 struct Ring {
@@ -48,8 +48,6 @@ struct Ring {
 };
 constexpr bool kHasShort = QUARTERS >= 11 && QUARTERS <= 13;
 constexpr int kMostPaired = QUARTERS <= 16 ? 128 : 64;  // tiles of a warp: beyond, what 64 registers cost is more
-
-inline int blocks_of(const GemvParams& p, int processors) { return min(p.rows / 16, processors); }
 
 // What is the same for all blocks, worked out once: what stands before and behind the loop, 16 warps execute.
 // Shared memory: the ring; from operands on as O has them; scales of x, of rows; sums, int32 (strips, segments, 16, kColumns).

@@ -17,7 +17,7 @@ MOST_COLUMNS = 33024  # beyond, sums of bytes could leave 32 bits
 
 
 class _Params(ctypes.Structure):
-    """Mirrors `GemvParams` of cuda/gemv_trellis.cu."""
+    """Mirrors `GemvParams` of cuda/trellis_plan.cuh."""
 
     _fields_ = (
         ("codes", ctypes.c_void_p),
