@@ -108,7 +108,8 @@ __global__ void __launch_bounds__(kThreads) dequantize(const __grid_constant__ D
 template <class T>
 int launch(const DequantizeTableParams& p, int processors, cudaStream_t stream) {
   const int bytes = Table::kBytes + kWarps * kStages * kSlot + kBehind;
-  return launch_overlapped(dequantize<T>, 2 * processors, kThreads, bytes, stream, p);
+  const int most = p.rows / 16 * ((p.columns + 127) / 128);  // items are 8 tiles or more: blocks beyond would have none
+  return launch_overlapped(dequantize<T>, min(most, 2 * processors), kThreads, bytes, stream, p);
 }
 
 }  // namespace

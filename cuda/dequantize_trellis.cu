@@ -24,6 +24,7 @@ namespace {
 
 constexpr int kThreads = 256;
 
+// One block an SM at least: of its own accord the compiler takes 32 registers at some rates, and loads wait for each other.
 template <int Q, class T>
 __global__ void __launch_bounds__(kThreads, 1) dequantize(const DequantizeParams p) {
   using Decoder = trellis::LaneDecoder<Q>;
