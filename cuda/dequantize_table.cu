@@ -54,30 +54,29 @@ __global__ void __launch_bounds__(kThreads) dequantize(const __grid_constant__ D
   uint8_t* ring = shared + Table::kBytes + warp * kStages * kSlot;
   const Table entries(shared, lane, p.multiplier);
   launch_dependents();
-  if constexpr (!kComputed) fill<Table, __half, kThreads>(shared, p.codebook, p.scalar);
+  Fill<Table, __half, kThreads>(p.codebook, p.scalar).write(shared);
   wait_for_previous_kernel();
   __syncthreads();
   auto part = [&](auto codes, int number) {
     using Codes = decltype(codes);
     const int begin = number * p.first_columns, end = kTwoParts && !number ? p.first_columns : p.columns;
     if (begin == end) return;
-    const Matrix matrix{p.codes[number], end - begin};
-    Walk walk = Walk::begin(codes, matrix, Pass(begin, 0, p.first_columns, p.columns, p.columns), 0, 0, p.rows / 16,
-                            blockIdx.x * kWarps + warp, gridDim.x * kWarps, lane);
+    const Pass pass(begin, 0, p.first_columns, p.columns, p.columns);
+    const uint32_t all = p.rows / 16 * pass.pieces, warps = gridDim.x * kWarps, number_of_warp = blockIdx.x * kWarps + warp;
+    Walk walk(codes, p.codes[number], pass, 0, all * number_of_warp / warps, all * (number_of_warp + 1) / warps, lane);
     int slot = 0;
-    for (int s = 0; s < kStages - 1; ++s) walk.copy(codes, ring + s * kSlot, lane);
-    for (; walk.left > 0; --walk.left) {
+    for (int s = 0; s < kStages - 1; ++s) walk.copy(codes, pass, ring + s * kSlot, lane);
+    for (; walk.left; --walk.left) {
       wait_copies<kStages - 2>();
       __syncwarp();
-      walk.copy(codes, ring + (slot + kStages - 1) % kStages * kSlot, lane);
-      const bool last = walk.piece + 1 == walk.pieces;
-      const int tiles = last ? walk.last_tiles : Codes::kItemTiles;
+      walk.copy(codes, pass, ring + (slot + kStages - 1) % kStages * kSlot, lane);
+      const int tiles = min(pass.tiles - walk.tile, Codes::kItemTiles);
 #pragma unroll 1
       for (int tile = 0; tile < tiles; tile += 4) {
         uint32_t words[Codes::kWords + 1];
         codes.read(ring + slot * kSlot + tile / 4 * Codes::kUnit, reinterpret_cast<uint32_t(&)[Codes::kWords]>(words));
         words[Codes::kWords] = 0;
-        const int here = tile + lane % 4, column = begin + (walk.piece * Codes::kItemTiles + here) * 16;
+        const int here = tile + lane % 4, column = begin + (walk.tile + here) * 16;
         auto write = [&](auto which) {
           constexpr int i = decltype(which)::value;
           const int row = walk.strip * 16 + Codes::row(lane, i);
@@ -95,14 +94,15 @@ __global__ void __launch_bounds__(kThreads) dequantize(const __grid_constant__ D
         };
         write(Number<0>{}), write(Number<1>{});
       }
-      if (++walk.piece == walk.pieces) walk.piece = 0, ++walk.strip;
+      walk.tile += Codes::kItemTiles;
+      if (walk.tile >= pass.tiles) walk.tile = 0, ++walk.strip;
       slot = (slot + 1) % kStages;
     }
     wait_copies<0>();
     __syncwarp();  // all lanes have read the ring
   };
-  part(First(lane, Matrix{p.codes[0], kTwoParts ? p.first_columns : p.columns}), 0);
-  if constexpr (kTwoParts) part(Second(lane, Matrix{p.codes[1], p.columns - p.first_columns}), 1);
+  part(First(lane, First::strip_bytes(p.first_columns)), 0);
+  if constexpr (kTwoParts) part(Second(lane, Second::strip_bytes(p.columns - p.first_columns)), 1);
 }
 
 template <class T>

@@ -2,6 +2,8 @@
 #pragma once
 #include <cuda_runtime.h>
 
+#include <cstdint>
+
 // Bytes of shared memory: of a block at most, with what the system keeps; of one of two that share an SM; of one that has an SM to
 // itself. Between rotations blocks of the next product that find no room beside a rotation's would pile up on another SM.
 constexpr int kMostShared = 232448, kSystem = 1024, kHalfOfAnSm = 233472 / 2 - kSystem, kAlone = kMostShared / 2 + kSystem;
@@ -10,6 +12,13 @@ constexpr int kMostShared = 232448, kSystem = 1024, kHalfOfAnSm = 233472 / 2 - k
 __host__ __device__ constexpr int segments_of(int columns, int segment_bits) { return (columns + (1 << segment_bits) - 1) >> segment_bits; }
 
 __host__ __device__ constexpr int log2_above(int v) { return v <= 1 ? 0 : 1 + log2_above((v + 1) / 2); }
+
+// A division of small numbers by 2 or more: exact while numerator x divisor < 2^32.
+struct Divisor {
+  uint32_t reciprocal;
+  __host__ __device__ explicit Divisor(uint32_t by) : reciprocal(0xFFFFFFFFu / by + 1) {}
+  __device__ __forceinline__ uint32_t operator()(uint32_t numerator) const { return __umulhi(numerator, reciprocal); }
+};
 
 // Returns a cudaError_t. shared: bytes of dynamic shared memory.
 template <class... Parameters, class... Arguments>

@@ -12,22 +12,24 @@
 
 namespace table {
 
-// `width` columns from `column` on of `rows` rows, 2 bytes each; a barrier must follow. Through registers, four pieces of 16
+// `pieces` of 16 bytes from `column` on of `rows` rows, 2 bytes each; a barrier must follow. Through registers, four pieces of 16
 // bytes at a time: a wait for copies would be one for the first codes too. CopyOne: but for one row by copies all the same,
 // which products by table, whose first codes are there by then, start 2 % sooner with. skipped: pieces of the first two rows
 // that are there already.
 template <int Threads, bool CopyOne>
-__device__ void load_rows(const void* from, int rows, int columns, int column, int width, uint8_t* x, int pitch, int skipped = 0) {
+__device__ void load_rows(const void* from, int rows, int columns, int column, int pieces, uint8_t* x, int pitch, int skipped = 0) {
   const uint8_t* first = static_cast<const uint8_t*>(from) + 2 * column;
-  const int pieces = width / 8;
+  int thread = threadIdx.x;
+  known(thread);  // or the compiler has work on addresses of later windows before the first
   if (CopyOne && rows == 1) {
-    for (int i = threadIdx.x; i < pieces; i += Threads) copy16(x + 16 * i, first + 16 * i);
+#pragma unroll 1
+    for (int i = thread; i < pieces; i += Threads) copy16(x + 16 * i, first + 16 * i);
     commit_copies();
     wait_copies<0>();
     return;
   }
   for (int r = 0; r < rows; r += 2)
-    for (int i = threadIdx.x + (r ? 0 : skipped); i < pieces; i += 2 * Threads) {
+    for (int i = thread + (r ? 0 : skipped); i < pieces; i += 2 * Threads) {
       uint4 held[2][2];
       auto each = [&](auto work) {
 #pragma unroll

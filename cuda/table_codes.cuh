@@ -12,18 +12,13 @@
 #pragma once
 #include <cstdint>
 
+#include "arithmetic.cuh"
 #include "async_copy.cuh"
 
 namespace table {
 
 constexpr int largest(int a, int b) { return a > b ? a : b; }
 constexpr int words_of(int bits) { return (bits + 31) / 32; }
-
-// The codes of a matrix, or of those of its columns that have one rate.
-struct Matrix {
-  const uint8_t* codes;
-  int columns;
-};
 
 // The words of a lane's window that starts at bit `shift` of raw[0], moved to bit 0.
 template <int Raw, int Words>
@@ -38,7 +33,7 @@ __device__ __forceinline__ void align(const uint32_t (&raw)[Raw], uint32_t shift
 template <int K, int L, bool Half = false>
 struct TileCodes {
   static constexpr int kStateBits = L, kTile = 16 * K;
-  static constexpr int kItemTiles = K <= 4 || (K < 8 && !Half) ? 16 : 8;
+  static constexpr uint32_t kItemTiles = K <= 4 || (K < 8 && !Half) ? 16 : 8;
   static constexpr int kUnit = 4 * kTile, kItemBytes = kItemTiles * kTile, kSlot = kItemBytes;
   static constexpr bool kRows = false, kPartial = true;  // a unit may have two tiles only
 
@@ -49,34 +44,34 @@ struct TileCodes {
   static constexpr int kMostShift = kEven ? kShift : largest(kShift, (kShift + 16) % 32);
   static constexpr int kRaw = words_of(kMostShift + kSpan), kWords = kEven ? kRaw : words_of(kSpan);
   static constexpr int word_at(int row, int code) { return (kEven ? kShift : 0) + K * (8 * row + code); }
-  __device__ static int row(int lane, int i) { return lane / 4 * 2 + i; }
+  __device__ static uint32_t row(uint32_t lane, uint32_t i) { return lane / 4 * 2 + i; }
   static_assert(kFirst <= 0 && kFirst > -32);
 
   // Tiles of 64 and 128 bytes lie in the ring with bits of a byte's place flipped, so that lanes with the same g read other
   // banks: without, two and four of them meet.
-  __device__ static int flipped(int tile) { return K == 4 ? tile % 4 / 2 * 32 : K == 8 ? tile % 4 * 32 : 0; }
+  __device__ static uint32_t flipped(uint32_t tile) { return K == 4 ? tile % 4 / 2 * 32 : K == 8 ? tile % 4 * 32 : 0; }
 
-  int first, rest;  // bytes of the unit: the word that the window begins in, and the word after it
-  int to;           // where the piece of an item that a lane copies first goes
+  uint32_t first, rest;  // bytes of the unit: the word that the window begins in, and the word after it
+  uint32_t to;           // where the piece of an item that a lane copies first goes
   uint32_t shift;
 
-  __device__ TileCodes(int lane, const Matrix&) {
-    const int g = lane / 4, bit = 16 * K * g + kFirst, tile = lane % 4;
-    const int word = bit < 0 ? -1 : bit / 32;
-    first = tile * kTile + ((word < 0 ? kTile - 4 : 4 * word) ^ flipped(tile));
-    rest = tile * kTile + ((4 * word + 4) ^ flipped(tile));
-    shift = bit & 31;
+  __device__ TileCodes(uint32_t lane, uint32_t) {
+    const uint32_t g = lane / 4, bit = 16 * K * g + kFirst + 32, tile = lane % 4, word = bit / 32;  // counted from the one before
+    first = tile * kTile + ((word ? 4 * word - 4 : kTile - 4) ^ flipped(tile));
+    rest = tile * kTile + (4 * word ^ flipped(tile));
+    shift = bit % 32;
     to = lane * 16 ^ flipped(lane / K);
+    known(first), known(rest);
   }
 
   __device__ __forceinline__ void read(const uint8_t* unit, uint32_t (&window)[kWords]) const {
     uint32_t raw[kRaw];
-    raw[0] = *reinterpret_cast<const uint32_t*>(unit + first);
+    raw[0] = load_word(unit + first);
     if constexpr (kEven && kFirst < 0 && K % 4 == 0) {
       load_words<kRaw - 1>(unit + rest, raw + 1);
     } else {
 #pragma unroll
-      for (int i = 1; i < kRaw; ++i) raw[i] = *reinterpret_cast<const uint32_t*>(unit + rest + 4 * (i - 1));
+      for (int i = 1; i < kRaw; ++i) raw[i] = load_word(unit + rest + 4 * (i - 1));
     }
     if constexpr (kEven) {
 #pragma unroll
@@ -86,17 +81,21 @@ struct TileCodes {
     }
   }
 
-  __device__ static int strip_bytes(const Matrix& matrix) { return matrix.columns / 16 * kTile; }
+  __host__ __device__ static uint32_t strip_bytes(uint32_t columns) { return columns / 16 * kTile; }
 
-  // What a lane copies first of the tiles of a strip from `tile` on.
-  __device__ const uint8_t* source(const Matrix& matrix, int strip, int tile, int lane) const {
-    return matrix.codes + static_cast<int64_t>(strip) * strip_bytes(matrix) + tile * kTile + lane * 16;
-  }
+  // Bytes of a strip: what a lane copies first of the tiles from `tile` on.
+  __device__ __forceinline__ uint32_t source(uint32_t tile, uint32_t lane) const { return tile * kTile + lane * 16; }
 
-  __device__ __forceinline__ void issue(uint8_t* slot, const uint8_t* from, int tiles, int lane) const {
+  __device__ __forceinline__ void issue(const uint8_t* slot, const uint8_t* from, uint32_t tiles, uint32_t lane) const {
+    const SharedAt into = shared_at(slot + to);
+    if (tiles == kItemTiles) {
 #pragma unroll
-    for (int i = 0; i < kItemBytes; i += 512)
-      if (i + lane * 16 < tiles * kTile) copy16(slot + to + i, from + i);
+      for (uint32_t i = 0; i < kItemBytes; i += 512)
+        if (i + 512 <= kItemBytes || lane * 16 < kItemBytes % 512) copy16(into + i, from + i);
+    } else {
+#pragma unroll 1
+      for (uint32_t i = 0; i + lane * 16 < tiles * kTile; i += 512) copy16(into + i, from + i);
+    }
   }
 };
 
@@ -105,7 +104,7 @@ struct TileCodes {
 // unit and the bits 8 B q .. of it.
 template <int B>
 struct RowCodes {
-  static constexpr int kItemTiles = B > 8 && B % 2 == 0 ? 8 : 16;
+  static constexpr uint32_t kItemTiles = B > 8 && B % 2 == 0 ? 8 : 16;
   static constexpr int kUnit = 4 * B, kItemBytes = kItemTiles * B;  // of a row
   static constexpr bool kWhole = B % 4 == 0;          // rows begin at multiples of 16 bytes, lanes' windows at words
   static constexpr int kPieces = kItemTiles * B / 16 + !kWhole;
@@ -118,7 +117,7 @@ struct RowCodes {
   static constexpr int kMostShift = kWhole ? 0 : B % 2 ? 24 : 16;
   static constexpr int kRaw = words_of(kMostShift + 8 * B), kRowWords = words_of(8 * B), kWords = 2 * kRowWords;
   static constexpr int word_at(int row, int code) { return 32 * kRowWords * row + B * code; }
-  __device__ static int row(int lane, int i) { return lane / 4 + 8 * i; }
+  __device__ static uint32_t row(uint32_t lane, uint32_t i) { return lane / 4 + 8 * i; }
   static_assert(kRow >= 16 * kPieces && kItemBytes % 16 == 0);
   static_assert(!(B == 6) || (kRaw == 2 && kRowWords == 2));
 
@@ -126,17 +125,19 @@ struct RowCodes {
   // meet in banks; with the later word first for odd q none do, and two permutations make the window of either.
   static constexpr bool kSwapped = B == 6;
 
-  int at[2];  // bytes of the unit: the first word of a lane's window in each row
-  int bytes;  // of a row
-  int to;     // where the piece of an item that a lane copies first goes
+  // Bytes of the unit: the first word of a lane's window in row g, where swapped the other of two. Row g + 8 is as late as g.
+  uint32_t at, other;
+  uint32_t bytes;  // of a row
+  uint32_t to;     // where the piece of an item that a lane copies first goes
   uint32_t shift, order[2];
 
-  __device__ static int late(int row, int bytes) { return kWhole ? 0 : row * bytes & 15; }
+  __device__ static uint32_t late(uint32_t row, uint32_t bytes) { return kWhole ? 0 : row * bytes % 16; }
 
-  __device__ RowCodes(int lane, const Matrix& matrix) : bytes(matrix.columns / 16 * B) {
-    const int q = lane % 4;
-#pragma unroll
-    for (int i = 0; i < 2; ++i) at[i] = row(lane, i) * kRow + late(row(lane, i), bytes) + B * q / 4 * 4;
+  __device__ RowCodes(uint32_t lane, uint32_t strip_bytes) : bytes(strip_bytes / 16) {
+    const uint32_t q = lane % 4;
+    at = lane / 4 * kRow + late(lane / 4, bytes) + B * q / 4 * 4;
+    if constexpr (kSwapped) other = at + 4 - q % 2 * 4, at += q % 2 * 4, known(other);
+    known(at);
     shift = 8 * (B * q % 4);
     order[0] = q % 2 ? 0x1076 : 0x3210, order[1] = q % 2 ? 0x3232 : 0x7654;
     to = lane / kAcross * kRow + lane % kAcross * 16;
@@ -147,36 +148,43 @@ struct RowCodes {
     for (int i = 0; i < 2; ++i) {
       uint32_t raw[kRaw];
       if constexpr (kWhole) {
-        load_words<kRaw>(unit + at[i], window + i * kRowWords);
+        load_words<kRaw>(unit + i * (8 * kRow) + at, window + i * kRowWords);
       } else if constexpr (kSwapped) {
-        const uint32_t first = *reinterpret_cast<const uint32_t*>(unit + (at[i] + shift / 4));
-        const uint32_t other = *reinterpret_cast<const uint32_t*>(unit + (at[i] + 4 - shift / 4));
-        window[i * kRowWords] = __byte_perm(first, other, order[0]);
-        window[i * kRowWords + 1] = __byte_perm(first, other, order[1]);
+        const uint32_t first = load_word(unit + i * (8 * kRow) + at);
+        const uint32_t second = load_word(unit + i * (8 * kRow) + other);
+        window[i * kRowWords] = __byte_perm(first, second, order[0]);
+        window[i * kRowWords + 1] = __byte_perm(first, second, order[1]);
       } else {
 #pragma unroll
-        for (int w = 0; w < kRaw; ++w) raw[w] = *reinterpret_cast<const uint32_t*>(unit + at[i] + 4 * w);
+        for (int w = 0; w < kRaw; ++w) raw[w] = load_word(unit + i * (8 * kRow) + at + 4 * w);
         align<kRaw, kRowWords>(raw, shift, window + i * kRowWords);
       }
     }
   }
 
-  __device__ static int strip_bytes(const Matrix& matrix) { return matrix.columns * B; }
+  __host__ __device__ static uint32_t strip_bytes(uint32_t columns) { return columns * B; }
 
-  // The row that a lane copies first, from `tile` on.
-  __device__ const uint8_t* source(const Matrix& matrix, int strip, int tile, int lane) const {
-    return matrix.codes + (static_cast<int64_t>(strip) * 16 + lane / kAcross) * bytes + tile * B;
+  // Bytes of a strip: the row that a lane copies first, from `tile` on.
+  __device__ __forceinline__ uint32_t source(uint32_t tile, uint32_t lane) const {
+    return lane / kAcross * bytes + tile * B + lane % kAcross * 16;
   }
 
-  __device__ __forceinline__ void issue(uint8_t* slot, const uint8_t* from, int tiles, int lane) const {
+  __device__ __forceinline__ void issue(const uint8_t* slot, const uint8_t* from, uint32_t tiles, uint32_t lane) const {
+    const uint32_t mine = lane % kAcross * 16;
+    const SharedAt into = shared_at(slot + to);
+    if (kWhole || bytes % 16 == 0) {
 #pragma unroll
-    for (int i = 0; i < 16; i += 32 / kAcross) {
-      const int behind = late(i + lane / kAcross, bytes), size = tiles * B + behind;
-      const uint8_t* piece = from + (i * bytes - behind + lane % kAcross * 16);
+      for (uint32_t i = 0; i < 16; i += 32 / kAcross, from += 32 / kAcross * bytes)
 #pragma unroll
-      for (int c = 0; c < kPieces; c += kAcross)
-        if ((c + lane % kAcross) * 16 < size && c + lane % kAcross < kPieces)
-          copy16(slot + to + i * kRow + c * 16, piece + c * 16);
+        for (uint32_t c = 0; c < kItemBytes; c += 16 * kAcross)
+          if (c + mine < tiles * B) copy16(into + i * kRow + c, from + c);
+    } else {
+#pragma unroll 1
+      for (uint32_t i = 0; i < 16; i += 32 / kAcross, from += 32 / kAcross * bytes) {
+        const uint32_t behind = reinterpret_cast<uintptr_t>(from) % 16;
+#pragma unroll 1
+        for (uint32_t c = 0; c + mine < tiles * B + behind; c += 16 * kAcross) copy16(into + i * kRow + c, from - behind + c);
+      }
     }
   }
 };

@@ -36,7 +36,7 @@ struct Entries {
   static constexpr uint32_t kMask = (kCount - 1u) << kIndexAt;
   const uint8_t* entries;
   uint32_t copy;
-  __device__ Entries(const uint8_t* entries, int lane, uint32_t) : entries(entries), copy(lane % Copies * 4) {}
+  __device__ Entries(const uint8_t* entries, uint32_t lane, uint32_t) : entries(entries), copy(Copies == 32 ? lane * 4 : lane % Copies * 4) {}
   __device__ __forceinline__ uint32_t entry(uint32_t index) const {
     return *reinterpret_cast<const uint32_t*>(entries + ((index & kMask) | copy));
   }
@@ -87,7 +87,7 @@ template <int StateBits>
 struct Computed {
   static constexpr int kBytes = 0;
   uint32_t multiplier;
-  __device__ Computed(const uint8_t*, int, uint32_t multiplier) : multiplier(multiplier) {}
+  __device__ Computed(const uint8_t*, uint32_t, uint32_t multiplier) : multiplier(multiplier) {}
   template <int At>
   __device__ __forceinline__ uint32_t operand(uint32_t low, uint32_t high) const {
     if constexpr (At + StateBits <= 32) {

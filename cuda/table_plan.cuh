@@ -1,4 +1,5 @@
-// How a product by table is launched: its parameters, warps, ring of copies, and what of x is in shared memory at once.
+// How a product by table is launched: its parameters, warps, ring of copies, what of x is in shared memory at once, and what all
+// blocks have in common.
 #pragma once
 #include <cuda_fp16.h>
 
@@ -6,7 +7,7 @@
 #include <type_traits>
 
 #include "launch.cuh"
-#include "table_family.cuh"
+#include "table_work.cuh"
 
 struct TableParams {
   const uint8_t* codes[2];  // of the two parts of the columns; one part: the second is empty
@@ -16,8 +17,9 @@ struct TableParams {
   const float* x_scale;     // (batch, segments) of the bytes
   void* y;                  // (batch, rows)
   float unit[2];            // what an entry of 1 stands for, in each part
-  int rows, columns, batch;
-  int first_columns;        // columns of the first part
+  uint32_t rows, columns;
+  int batch;
+  uint32_t first_columns;   // columns of the first part
   int scalar;
   uint32_t multiplier;      // where weights are computed
   int parts;                // bytes of an activation
@@ -50,27 +52,44 @@ constexpr int kMostRegisters = 65536 / kThreads / 8 * 8;
 constexpr bool kTwoParts = !std::is_same_v<First, Second>;
 static_assert(Table::kBytes % 16 == 0 && kSlot % 16 == 0 && Table::kBytes + kRing < kMostShared);
 
-struct Plan {
-  int batch, window, bytes;
-};
+// What is the same for all blocks, worked out once: what stands before and behind the loop, all warps execute.
+// Shared memory: the table; the ring; x; then, from these offsets on, sums with room for a batch of 2^width: of the strips' parts
+// float (own + warps - 1, 16, 2^width), of the strips (own, 16, 2^width); first and last warp of a strip, uint2 (own); scales of
+// rows, half (own, 16); scales of x, float (batch, segments).
+struct TableWork {
+  Pass first;
+  uint32_t each, larger;       // strips of a block; blocks with one more
+  uint32_t batch, width;       // of a launch, at most 2^width
+  uint32_t window, pitch;      // columns of x at once; bytes from row to row, so that lanes of neighbouring rows read other banks
+  uint32_t rows_of_x, pieces;  // rows, and 16 bytes each of a row of the first window
+  uint32_t segments, scales;   // of a row of x, of a batch
+  uint32_t places_at, sums_at, spans_at, row_scales_at, scales_at, bytes;
 
-// As much of the batch at once as leaves room for a window of 1024 columns of x, or all of them.
-inline Plan plan(const TableParams& p, int own) {
-  for (int batch = min(p.batch, kMostBatch);; batch = (batch + 1) / 2) {
-    const int scales = own * 32 + (kComputed ? batch * segments_of(p.columns, p.segment_bits) * 4 : 0);
-    const int sums = ((2 * own + kWarps - 1) * 64 << log2_above(batch)) + (own + 1) / 2 * 16 + scales;
-    const int fixed = Table::kBytes + kRing + sums;
-    const int most = (kMostShared - kSystem - fixed) / (batch * p.parts) / 2 - 8;
-    int window = p.columns;
-    if (most < p.columns) {
-      const int whole = most / kWindow * kWindow;
-      if (whole < 1024 && batch > 1) continue;
-      if (whole <= 0) return {0, 0, 0};
-      const int windows = (p.columns + whole - 1) / whole;
-      window = ((p.columns + windows - 1) / windows + kWindow - 1) / kWindow * kWindow;
+  // As much of the batch at once as leaves room for a window of 1024 columns of x, or all of them; a batch of none: not even one.
+  TableWork(const TableParams& p, uint32_t blocks) : first(0, 0, p.first_columns, p.columns, p.columns) {
+    const uint32_t strips = p.rows / 16, own = (strips + blocks - 1) / blocks, columns = p.columns;
+    each = strips / blocks, larger = strips % blocks, segments = kComputed ? segments_of(p.columns, p.segment_bits) : 0;
+    for (batch = min(p.batch, kMostBatch);; batch = (batch + 1) / 2) {
+      width = log2_above(batch), rows_of_x = batch * p.parts, scales = batch * segments;
+      const uint32_t of_strip = 64 << width, sums = (2 * own + kWarps - 1) * of_strip + (own + 1) / 2 * 16 + own * 32 + scales * 4;
+      const int most = (kMostShared - kSystem - Table::kBytes - kRing - static_cast<int>(sums)) / static_cast<int>(rows_of_x) / 2 - 8;
+      window = columns;
+      if (most < static_cast<int>(columns)) {
+        const int whole = most / kWindow * kWindow;
+        if (whole < 1024 && batch > 1) continue;
+        if (whole <= 0) batch = 0;
+        if (!batch) return;
+        const uint32_t windows = (columns + whole - 1) / whole;
+        window = ((columns + windows - 1) / windows + kWindow - 1) / kWindow * kWindow;
+      }
+      pitch = 2 * window + 16, pieces = min(window, columns) / 8, places_at = Table::kBytes + kRing + rows_of_x * pitch;
+      sums_at = places_at + (own + kWarps - 1) * of_strip, spans_at = sums_at + own * of_strip;
+      row_scales_at = spans_at + (own + 1) / 2 * 16, scales_at = row_scales_at + own * 32;
+      bytes = max(scales_at + scales * 4, p.alone ? kAlone : 0);
+      first = Pass(0, 0, p.first_columns, columns, window);
+      return;
     }
-    return {batch, window, max(fixed + batch * p.parts * (2 * window + 16), p.alone ? kAlone : 0)};
   }
-}
+};
 
 }  // namespace table

@@ -22,13 +22,6 @@ struct GemvParams {
 
 namespace trellis {
 
-// A division of small numbers by a number that the host knows: exact while numerator x divisor < 2^32.
-struct Divisor {
-  uint32_t reciprocal;
-  explicit Divisor(uint32_t by) : reciprocal(0xFFFFFFFFu / by + 1) {}
-  __device__ __forceinline__ uint32_t operator()(uint32_t numerator) const { return __umulhi(numerator, reciprocal); }
-};
-
 constexpr int kWarps = 16, kThreads = kWarps * 32;
 // How blocks share an SM: one alone, with registers and long copies; two, of 64 registers; two with shorter copies, where x has
 // 14,336 columns.
