@@ -30,8 +30,8 @@ using namespace table;
 
 namespace {
 
-constexpr int kWarps = 8, kThreads = kWarps * 32, kStages = 3;
-constexpr int kSlot = largest(First::kSlot, Second::kSlot);
+constexpr int kWarps = 8, kThreads = kWarps * 32, kStages = First::kBeside > 1 ? First::kBeside : 3;
+constexpr int kRing = largest(First::ring(kStages), Second::ring(kStages));  // of a warp
 constexpr int kBehind = 16;  // bytes behind the rings: lanes of codes of odd width read a word more than they need
 constexpr bool kComputed = Table::kBytes == 0, kTwoParts = !std::is_same_v<First, Second>;
 
@@ -51,7 +51,7 @@ template <class T>
 __global__ void __launch_bounds__(kThreads) dequantize(const __grid_constant__ DequantizeTableParams p) {
   extern __shared__ __align__(128) uint8_t shared[];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  uint8_t* ring = shared + Table::kBytes + warp * kStages * kSlot;
+  uint8_t* ring = shared + Table::kBytes + warp * kRing;
   const Table entries(shared, lane, p.multiplier);
   launch_dependents();
   Fill<Table, __half, kThreads>(p.codebook, p.scalar).write(shared);
@@ -65,16 +65,16 @@ __global__ void __launch_bounds__(kThreads) dequantize(const __grid_constant__ D
     const uint32_t all = p.rows / 16 * pass.pieces, warps = gridDim.x * kWarps, number_of_warp = blockIdx.x * kWarps + warp;
     Walk walk(codes, p.codes[number], pass, 0, all * number_of_warp / warps, all * (number_of_warp + 1) / warps, lane);
     int slot = 0;
-    for (int s = 0; s < kStages - 1; ++s) walk.copy(codes, pass, ring + s * kSlot, lane);
+    for (int s = 0; s < kStages - 1; ++s) walk.copy(codes, pass, ring + s * codes.step(), lane);
     for (; walk.left; --walk.left) {
       wait_copies<kStages - 2>();
       __syncwarp();
-      walk.copy(codes, pass, ring + (slot + kStages - 1) % kStages * kSlot, lane);
+      walk.copy(codes, pass, ring + (slot + kStages - 1) % kStages * codes.step(), lane);
       const int tiles = min(pass.tiles - walk.tile, Codes::kItemTiles);
 #pragma unroll 1
       for (int tile = 0; tile < tiles; tile += 4) {
         uint32_t words[Codes::kWords + 1];
-        codes.read(ring + slot * kSlot + tile / 4 * Codes::kUnit, reinterpret_cast<uint32_t(&)[Codes::kWords]>(words));
+        codes.read(ring + slot * codes.step() + tile / 4 * Codes::kUnit, reinterpret_cast<uint32_t(&)[Codes::kWords]>(words));
         words[Codes::kWords] = 0;
         const int here = tile + lane % 4, column = begin + (walk.tile + here) * 16;
         auto write = [&](auto which) {
@@ -107,7 +107,7 @@ __global__ void __launch_bounds__(kThreads) dequantize(const __grid_constant__ D
 
 template <class T>
 int launch(const DequantizeTableParams& p, int processors, cudaStream_t stream) {
-  const int bytes = Table::kBytes + kWarps * kStages * kSlot + kBehind;
+  const int bytes = Table::kBytes + kWarps * kRing + kBehind;
   const int most = p.rows / 16 * ((p.columns + 127) / 128);  // items are 8 tiles or more: blocks beyond would have none
   return launch_overlapped(dequantize<T>, min(most, 2 * processors), kThreads, bytes, stream, p);
 }

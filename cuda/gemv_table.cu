@@ -46,7 +46,7 @@ __global__ void __maxnreg__(Paired ? kMostRegisters / 2 : kMostRegisters)
   const uint32_t q = lane % 4, own = work.each + (blockIdx.x < work.larger);
   const uint32_t first_strip = blockIdx.x * work.each + min(blockIdx.x, work.larger);
   const uint32_t batch = work.batch, padded = 1u << work.width, of_strip = 16 * padded;
-  uint8_t* const ring = shared + Table::kBytes + warp * (kStages * kSlot);
+  uint8_t* const ring = shared + Table::kBytes + warp * kWarpRing;
   uint8_t* const x = shared + Table::kBytes + kRing;
   float* const places = reinterpret_cast<float*>(shared + work.places_at);
   uint2* const spans = reinterpret_cast<uint2*>(shared + work.spans_at);
@@ -58,7 +58,7 @@ __global__ void __maxnreg__(Paired ? kMostRegisters / 2 : kMostRegisters)
     const uint32_t all = own * pass.pieces;
     Walk walk(codes, p.codes[kTwoParts ? pass.part : 0], pass, first_strip, all * warp / kWarps, all * (warp + 1) / kWarps, lane);
 #pragma unroll 1
-    for (int s = 0; s < kStages - 1; ++s) walk.copy(codes, pass, ring + s * kSlot, lane);
+    for (int s = 0; s < kStages - 1; ++s) walk.copy(codes, pass, ring + s * codes.step(), lane);
     return walk;
   };
   // Of codes in rows, whose reads meet in banks, lanes of columns that are none of x's load nothing: what they multiply with ends in
@@ -77,7 +77,8 @@ __global__ void __maxnreg__(Paired ? kMostRegisters / 2 : kMostRegisters)
     using Codes = decltype(codes);
     Walk walk = begun;
     uint32_t left = walk.left * Codes::kItemTiles, rest = pass.tiles - walk.tile;  // tiles of this warp, and until the strip ends
-    uint32_t slot = 0, next = (kStages - 1) * kSlot;
+    const uint32_t step = codes.step();
+    uint32_t slot = 0, next = (kStages - 1) * step;
     float* place = places + (warp + walk.strip) * of_strip;
     uint2* span = spans + walk.strip;
     if (left == 0) {  // less items than warps: it is added up all the same
@@ -151,7 +152,7 @@ __global__ void __maxnreg__(Paired ? kMostRegisters / 2 : kMostRegisters)
           if (tiles % 4) multiply(unit, tiles % 4);
         }
         next = slot;
-        slot = slot == (kStages - 1) * kSlot ? 0 : slot + kSlot;
+        slot = slot == (kStages - 1) * step ? 0 : slot + step;
       } while (until);
       // Into float32, by the scale of the segment.
 #pragma unroll

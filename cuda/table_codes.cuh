@@ -34,7 +34,7 @@ template <int K, int L, bool Half = false>
 struct TileCodes {
   static constexpr int kStateBits = L, kTile = 16 * K;
   static constexpr uint32_t kItemTiles = K <= 4 || (K < 8 && !Half) ? 16 : 8;
-  static constexpr int kUnit = 4 * kTile, kItemBytes = kItemTiles * kTile, kSlot = kItemBytes;
+  static constexpr int kUnit = 4 * kTile, kItemBytes = kItemTiles * kTile, kSlot = kItemBytes, kBeside = 1;
   static constexpr bool kRows = false, kPartial = true;  // a unit may have two tiles only
 
   static constexpr int kFirst = K - L;  // bit of the first state of lane 0, 0 or less
@@ -50,6 +50,9 @@ struct TileCodes {
   // Tiles of 64 and 128 bytes lie in the ring with bits of a byte's place flipped, so that lanes with the same g read other
   // banks: without, two and four of them meet.
   __device__ static uint32_t flipped(uint32_t tile) { return K == 4 ? tile % 4 / 2 * 32 : K == 8 ? tile % 4 * 32 : 0; }
+
+  static constexpr int ring(int slots) { return slots * kSlot; }
+  __device__ static uint32_t step() { return kSlot; }
 
   uint32_t first, rest;  // bytes of the unit: the word that the window begins in, and the word after it
   uint32_t to;           // where the piece of an item that a lane copies first goes
@@ -110,8 +113,13 @@ struct RowCodes {
   static constexpr int kPieces = kItemTiles * B / 16 + !kWhole;
   // Pieces from row to row in the ring: lanes with the same q then read other banks.
   static constexpr int kSpread = B == 16 ? 4 : B >= 8 ? 2 : 1;
-  static constexpr int kRow = 16 * ((kPieces + kSpread - 1) / (2 * kSpread) * (2 * kSpread) + kSpread);
-  static constexpr int kSlot = 16 * kRow;
+  // Of 6 bits the slots of the ring lie beside each other, an item of 96 bytes behind the next where rows begin at multiples of 16:
+  // then each piece has the place in its 32 bytes that it has in memory, which rows 112 bytes apart have not.
+  static constexpr int kBeside = B == 6 ? 3 : 1;
+  static constexpr int kRow = B == 6 ? ((kBeside * 16 * kPieces + 31) / 32 | 1) * 32
+                                     : 16 * ((kPieces + kSpread - 1) / (2 * kSpread) * (2 * kSpread) + kSpread);
+  static constexpr int kSlot = 16 * kRow / kBeside / 16 * 16;
+  static constexpr int ring(int slots) { return kBeside > 1 ? 16 * kRow : slots * kSlot; }
   static constexpr int kAcross = kPieces > 4 ? 8 : 4;  // lanes that copy neighbouring pieces of a row: few rows at once are few lines
   static constexpr bool kRows = true, kPartial = false;
   static constexpr int kMostShift = kWhole ? 0 : B % 2 ? 24 : 16;
@@ -121,8 +129,9 @@ struct RowCodes {
   static_assert(kRow >= 16 * kPieces && kItemBytes % 16 == 0);
   static_assert(!(B == 6) || (kRaw == 2 && kRowWords == 2));
 
-  // Of 6 bits two words hold a lane's window, which begins at the third byte for odd q. Read in order, lanes of neighbouring rows
-  // meet in banks; with the later word first for odd q none do, and two permutations make the window of either.
+  // Of 6 bits two words hold a lane's window, which begins at the third byte for odd q. Rows are an odd number of 8 words apart, so
+  // that g and g + 4 read the same 8 banks: words 0, 2, 3, 5 of them where the later word is first for odd q, and 1, 1, 4, 4 where it
+  // is for even q. With the one order for g < 4 and the other for the rest none meet; two permutations make the window of either.
   static constexpr bool kSwapped = B == 6;
 
   // Bytes of the unit: the first word of a lane's window in row g, where swapped the other of two. Row g + 8 is as late as g.
@@ -136,12 +145,16 @@ struct RowCodes {
   __device__ RowCodes(uint32_t lane, uint32_t strip_bytes) : bytes(strip_bytes / 16) {
     const uint32_t q = lane % 4;
     at = lane / 4 * kRow + late(lane / 4, bytes) + B * q / 4 * 4;
-    if constexpr (kSwapped) other = at + 4 - q % 2 * 4, at += q % 2 * 4, known(other);
+    const uint32_t later = (q ^ lane / 16) % 2;  // first
+    if constexpr (kSwapped) other = at + 4 - later * 4, at += later * 4, known(other);
     known(at);
     shift = 8 * (B * q % 4);
-    order[0] = q % 2 ? 0x1076 : 0x3210, order[1] = q % 2 ? 0x3232 : 0x7654;
+    order[0] = (q % 2 ? 0x5432 : 0x3210) ^ later * 0x4444, order[1] = (q % 2 ? 0x7676 : 0x7654) ^ later * 0x4444;
     to = lane / kAcross * kRow + lane % kAcross * 16;
   }
+
+  // From slot to slot.
+  __device__ uint32_t step() const { return kBeside == 1 ? kSlot : bytes % 16 ? 16 * kPieces : kItemBytes; }
 
   __device__ __forceinline__ void read(const uint8_t* unit, uint32_t (&window)[kWords]) const {
 #pragma unroll

@@ -45,8 +45,9 @@ constexpr int kSlot = largest(First::kSlot, Second::kSlot);
 constexpr int kOther = 8208 + 2048 + kSystem;  // of x, of sums, and what the system keeps
 constexpr int kRoom = (Table::kBytes <= 65536 ? 116736 - kOther : kMostShared - 32768) - Table::kBytes;
 constexpr int clamped(int v) { return v < 2 ? 2 : v > 4 ? 4 : v; }
-constexpr int kStages = clamped(kComputed ? (2048 + kSlot - 1) / kSlot : kRoom / kWarps / kSlot);
-constexpr int kRing = kWarps * kStages * kSlot;
+constexpr int kFit = clamped(kComputed ? (2048 + kSlot - 1) / kSlot : kRoom / kWarps / kSlot);
+constexpr int kStages = First::kBeside > 1 ? First::kBeside : kFit;
+constexpr int kWarpRing = largest(First::ring(kStages), Second::ring(kStages)), kRing = kWarps * kWarpRing;
 // As many as the warps of one block leave each: with less the compiler lets lookups wait for each other.
 constexpr int kMostRegisters = 65536 / kThreads / 8 * 8;
 constexpr bool kTwoParts = !std::is_same_v<First, Second>;
