@@ -97,7 +97,7 @@ __global__ void __maxnreg__(Paired ? kMostRegisters / 2 : kMostRegisters)
     typename A::Sum acc[Groups][2][4] = {};
     float total[Groups][4 / Parts] = {};
     do {
-      uint32_t until = min(left, rest), segment = 0;  // tiles that have sums together
+      [[maybe_unused]] uint32_t segment = 0, until = min(left, rest);  // the latter: tiles that have sums together
       if constexpr (kComputed) {
         const uint32_t at = pass.end - rest * 16;
         segment = at >> p.segment_bits, until = min(until, (((segment + 1) << p.segment_bits) - at) / 16);

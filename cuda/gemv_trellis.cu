@@ -118,19 +118,16 @@ __global__ void __maxnreg__((Ring<O::kShared < 4, S>::kRegisters))
 #pragma unroll
         for (int group = 0; group < O::kGroups; ++group)
           load_words<O::kWords>(operand + group * 32 * O::kWords * 4, packed[group]);
-        uint32_t raw[Decoder::kRaw], hash[4], b[O::kGroups][kWidth][2];
+        uint32_t raw[Decoder::kRaw], hash[4];
         decoder.read(stream, raw);
-#pragma unroll
-        for (int group = 0; group < O::kGroups; ++group)
-#pragma unroll
-          for (int i = 0; i < 2 * kWidth; ++i) b[group][i / 2][i % 2] = __byte_perm(packed[group][i / 4], 0, 0x1111 * (i % 4));
         decoder.decode(raw, p.multiplier, [&](int step, uint32_t value) {
           hash[step % 4] = value;
           if (step % 4 == 3) {
-            const int m = step / 4;
+            const int m = step / 4, pair = m / O::kShared, spread = 0x1111 * (pair % 2 * 2);
 #pragma unroll
             for (int group = 0; group < O::kGroups; ++group)
-              mma_s8(acc[group * kChains + m % kChains], hash, b[group][m / O::kShared][0], b[group][m / O::kShared][1]);
+              mma_s8(acc[group * kChains + m % kChains], hash, __byte_perm(packed[group][pair / 2], 0, spread),
+                     __byte_perm(packed[group][pair / 2], 0, spread + 0x1111));
           }
         });
       }

@@ -113,13 +113,14 @@ struct RowCodes {
   static constexpr int kPieces = kItemTiles * B / 16 + !kWhole;
   // Pieces from row to row in the ring: lanes with the same q then read other banks.
   static constexpr int kSpread = B == 16 ? 4 : B >= 8 ? 2 : 1;
-  // Of 6 bits the slots of the ring lie beside each other, an item of 96 bytes behind the next where rows begin at multiples of 16:
-  // then each piece has the place in its 32 bytes that it has in memory, which rows 112 bytes apart have not.
-  static constexpr int kBeside = B == 6 ? 3 : 1;
-  static constexpr int kRow = B == 6 ? ((kBeside * 16 * kPieces + 31) / 32 | 1) * 32
-                                     : 16 * ((kPieces + kSpread - 1) / (2 * kSpread) * (2 * kSpread) + kSpread);
+  // Of 6 and 8 bits the slots of the ring lie beside each other. Of 6 an item of 96 bytes is behind the next where rows begin at
+  // multiples of 16: then each piece has the place in its 32 bytes that it has in memory, which rows 112 bytes apart have not. Of 8
+  // the ring is 11 % smaller: two blocks have room on an SM, or the next kernel's beside this one's.
+  static constexpr int kBeside = B == 6 ? 3 : B == 8 ? 2 : 1;
+  static constexpr int kRow = kBeside > 1 ? ((kBeside * 16 * kPieces + 31) / 32 | 1) * 32
+                                          : 16 * ((kPieces + kSpread - 1) / (2 * kSpread) * (2 * kSpread) + kSpread);
   static constexpr int kSlot = 16 * kRow / kBeside / 16 * 16;
-  static constexpr int ring(int slots) { return kBeside > 1 ? 16 * kRow : slots * kSlot; }
+  static constexpr int ring(int slots) { return kBeside > 1 ? (15 * kRow + kBeside * 16 * kPieces + 31) / 32 * 32 : slots * kSlot; }
   static constexpr int kAcross = kPieces > 4 ? 8 : 4;  // lanes that copy neighbouring pieces of a row: few rows at once are few lines
   static constexpr bool kRows = true, kPartial = false;
   static constexpr int kMostShift = kWhole ? 0 : B % 2 ? 24 : 16;

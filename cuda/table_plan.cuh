@@ -36,8 +36,8 @@ constexpr bool kComputed = Table::kBytes == 0;
 #endif
 constexpr int kWarps = WARPS, kThreads = kWarps * 32;
 constexpr int kMostBatch = 16, kWindow = 256;  // windows of x are multiples of it
-constexpr int kMostPaired = 64;  // tiles of a warp: beyond, what half of the registers cost is more
-constexpr bool kPairs = First::kRows && First::kUnit <= 24;  // vq and nuq to 3 bits: of others half of the registers cost more
+constexpr int kMostPaired = 128;  // tiles of a warp: beyond, what half of the registers cost is more
+constexpr bool kPairs = First::kRows && First::kUnit <= 32;  // vq and nuq to 4 bits: of others the table leaves no room
 constexpr int kUnrolled = First::kRows && (First::kUnit == 24 || First::kUnit == 32) ? 2 : 1;  // units a turn of the loop, measured
 // Copies of a warp under way. Computed: 2 KB. Tables: what leaves half of an SM's shared memory to the next kernel at 4096
 // columns and batch 1; more copies ahead are slower, the loads of x stand behind them.

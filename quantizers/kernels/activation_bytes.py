@@ -95,9 +95,12 @@ def made(x: torch.Tensor, form: Form) -> ActivationBytes:
 
 
 def of_form(x: torch.Tensor | ActivationBytes, form: Form) -> ActivationBytes:
-    """x as bytes of a form, made where it is none. ValueError where it is bytes of another."""
+    """x as bytes of a form, made where it is none. ValueError where it is bytes of another, or a scale holds for less
+    columns than products take."""
     if isinstance(x, torch.Tensor):
         return made(x, form)
     if x.form != form:
         raise ValueError(f"these products read bytes of form {form.name}, not {x.form.name}")
+    if x.segment_bits < LEAST_SEGMENT_BITS:
+        raise ValueError(f"a scale holds for 2^{LEAST_SEGMENT_BITS} columns at least, not 2^{x.segment_bits}")
     return x

@@ -7,7 +7,7 @@ from functools import cache
 
 import torch
 
-from quantizers.kernels.activation_bytes import DTYPES, LEAST_SEGMENT_BITS, ActivationBytes, Form, of_form
+from quantizers.kernels.activation_bytes import DTYPES, ActivationBytes, Form, of_form
 from quantizers.kernels.build import check, load
 from quantizers.trellis.computed import CONSTANTS, DEVIATION
 from quantizers.trellis.mixed_stream import tile_bytes
@@ -75,8 +75,6 @@ def multiply(
     if x.dtype not in DTYPES or y.dtype != x.dtype:
         raise ValueError(f"x and y are both float16 or both bfloat16, not {x.dtype} and {y.dtype}")
     given = of_form(x, Form.SINGLES)
-    if given.segment_bits < LEAST_SEGMENT_BITS:
-        raise ValueError(f"a scale holds for 2^{LEAST_SEGMENT_BITS} columns at least, not 2^{given.segment_bits}")
     if any(t.data_ptr() % 16 or not t.is_contiguous() for t in (codes, row_scale, given.rows)):
         raise ValueError("codes, row_scale and x are contiguous and begin at multiples of 16 bytes")
     multiplier, gain = CONSTANTS[quarters]
