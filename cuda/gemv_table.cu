@@ -119,8 +119,8 @@ __global__ void __maxnreg__(Paired ? kMostRegisters / 2 : kMostRegisters)
 #pragma unroll
             for (int i = 0; i < 2; ++i) {
               if (!loads[group]) continue;
-              uint4 v = load_four(at[group] + 16 * i);
-              if (q >= tiles) v = make_uint4(0, 0, 0, 0);
+              uint4 v{};
+              if (q < tiles) v = load_four(at[group] + 16 * i);  // of a unit of four always: there is no test then
               operand[group][4 * i] = v.x, operand[group][4 * i + 1] = v.y;
               operand[group][4 * i + 2] = v.z, operand[group][4 * i + 3] = v.w;
             }

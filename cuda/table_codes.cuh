@@ -59,7 +59,7 @@ struct TileCodes {
   uint32_t shift;
 
   __device__ TileCodes(uint32_t lane, uint32_t) {
-    const uint32_t g = lane / 4, bit = 16 * K * g + kFirst + 32, tile = lane % 4, word = bit / 32;  // counted from the one before
+    const uint32_t g = lane / 4, bit = 16 * K * g + static_cast<uint32_t>(kFirst + 32), tile = lane % 4, word = bit / 32;  // counted from the one before
     first = tile * kTile + ((word ? 4 * word - 4 : kTile - 4) ^ flipped(tile));
     rest = tile * kTile + (4 * word ^ flipped(tile));
     shift = bit % 32;
@@ -94,7 +94,7 @@ struct TileCodes {
     if (tiles == kItemTiles) {
 #pragma unroll
       for (uint32_t i = 0; i < kItemBytes; i += 512)
-        if (i + 512 <= kItemBytes || lane * 16 < kItemBytes % 512) copy16(into + i, from + i);
+        if (i + 512 <= kItemBytes || static_cast<int>(lane * 16) < kItemBytes % 512) copy16(into + i, from + i);
     } else {
 #pragma unroll 1
       for (uint32_t i = 0; i + lane * 16 < tiles * kTile; i += 512) copy16(into + i, from + i);
