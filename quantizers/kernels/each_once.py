@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
 import torch
@@ -94,8 +94,18 @@ def _searched(source: torch.Tensor, quarters: int, into: torch.Tensor) -> None:
     into.copy_(search_paths(source, quarters, multiplier=CONSTANTS[quarters][0], window=32))
 
 
+def make_twice(works: Iterable[tuple[str, tuple[int, int], Into]], device: torch.device) -> None:
+    """RuntimeError where two results differ in a bit, or a number is missing."""
+    for name, shape, work in works:
+        found = [torch.full(shape, torch.nan, dtype=torch.float16, device=device) for _ in range(2)]
+        for result in found:
+            work(result)
+        if not torch.equal(*found) or not bool(found[0].isfinite().all()):
+            raise RuntimeError(f"{name}: two runs differ, or a number is missing")
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Make everything twice; RuntimeError where the two differ or a number is missing."""
+    """Make everything twice; errors as of `make_twice`."""
     parser = argparse.ArgumentParser(description="run every kind of kernel, for compute-sanitizer")
     parser.add_argument("--quantizers", nargs="*", default=QUANTIZERS, help="names or shell patterns")
     parser.add_argument(
@@ -118,12 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     works += [
         (f"search at {quarters / 4:g} bits", (3, 256), partial(_searched, tiles, quarters)) for quarters in (8, 13)
     ]
-    for name, shape, work in works:
-        found = [torch.full(shape, torch.nan, dtype=torch.float16, device=device) for _ in range(2)]
-        for result in found:
-            work(result)
-        if not torch.equal(*found) or not bool(found[0].isfinite().all()):
-            raise RuntimeError(f"{name}: two runs differ, or a number is missing")
+    make_twice(works, device)
     log.info("%d results made twice, bit for bit the same", len(works))
 
 
