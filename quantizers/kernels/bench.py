@@ -53,6 +53,18 @@ def chosen(patterns: Sequence[str]) -> list[Quantizer]:
     return found
 
 
+def begun(patterns: Sequence[str]) -> tuple[list[Quantizer], torch.device]:
+    """Of a command: what it runs and where; SystemExit where there is no such quantizer or no GPU."""
+    logging.basicConfig(level="INFO", format="%(message)s")
+    try:
+        quantizers = chosen(patterns)
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from None
+    if not torch.cuda.is_available():
+        raise SystemExit("error: no CUDA device: the kernels run on a GPU")
+    return quantizers, torch.device("cuda", torch.cuda.current_device())
+
+
 def build_all(quantizers: Sequence[Quantizer], device: torch.device) -> None:
     """The libraries of the quantizers' products, several compilers at a time."""
     wanted = [
@@ -163,14 +175,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--out", type=Path, required=True, help="JSON file")
     options = parser.parse_args(arguments)
-    logging.basicConfig(level="INFO", format="%(message)s")
-    try:
-        quantizers = chosen(options.quantizers)
-    except ValueError as error:
-        raise SystemExit(f"error: {error}") from None
-    if not torch.cuda.is_available():
-        raise SystemExit("error: no CUDA device: the kernels are timed on a GPU")
-    device = torch.device("cuda", torch.cuda.current_device())
+    quantizers, device = begun(options.quantizers)
     ways: list[Way] = [Packed(quantizer) for quantizer in quantizers]
     if options.prompts:
         ways += prompt_ways(quantizers)

@@ -17,7 +17,7 @@ import torch
 from quantizers.base import Quantizer
 from quantizers.kernels import block_rotation, hadamard
 from quantizers.kernels.activation_bytes import Form, made
-from quantizers.kernels.bench import build_all, chosen
+from quantizers.kernels.bench import begun, build_all
 from quantizers.kernels.dequantize import dequantize
 from quantizers.kernels.encode import search_paths
 from quantizers.kernels.packed_product import multiply
@@ -112,14 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--few", action="store_true", help="one small shape and two batches: races take long to look for"
     )
     options = parser.parse_args(arguments)
-    logging.basicConfig(level="INFO", format="%(message)s")
-    try:
-        quantizers = chosen(options.quantizers)
-    except ValueError as error:
-        raise SystemExit(f"error: {error}") from None
-    if not torch.cuda.is_available():
-        raise SystemExit("error: no CUDA device: kernels run on a GPU")
-    device = torch.device("cuda", torch.cuda.current_device())
+    quantizers, device = begun(options.quantizers)
     shapes, batches = (FEW_SHAPES, FEW_BATCHES) if options.few else (SHAPES, BATCHES)
     build_all(quantizers, device)
     works = [work for quantizer in quantizers for work in of_codes(quantizer, shapes, batches, device)]
