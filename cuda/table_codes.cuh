@@ -59,7 +59,8 @@ struct TileCodes {
   uint32_t shift;
 
   __device__ TileCodes(uint32_t lane, uint32_t) {
-    const uint32_t g = lane / 4, bit = 16 * K * g + static_cast<uint32_t>(kFirst + 32), tile = lane % 4, word = bit / 32;  // counted from the one before
+    // Bits and words are counted from the word before the tile.
+    const uint32_t g = lane / 4, bit = 16 * K * g + static_cast<uint32_t>(kFirst + 32), tile = lane % 4, word = bit / 32;
     first = tile * kTile + ((word ? 4 * word - 4 : kTile - 4) ^ flipped(tile));
     rest = tile * kTile + (4 * word ^ flipped(tile));
     shift = bit % 32;

@@ -36,7 +36,8 @@ struct Entries {
   static constexpr uint32_t kMask = (kCount - 1u) << kIndexAt;
   const uint8_t* entries;
   uint32_t copy;
-  __device__ Entries(const uint8_t* entries, uint32_t lane, uint32_t) : entries(entries), copy(Copies == 32 ? lane * 4 : lane % Copies * 4) {}
+  __device__ Entries(const uint8_t* entries, uint32_t lane, uint32_t)
+      : entries(entries), copy(Copies == 32 ? lane * 4 : lane % Copies * 4) {}
   __device__ __forceinline__ uint32_t entry(uint32_t index) const {
     return *reinterpret_cast<const uint32_t*>(entries + ((index & kMask) | copy));
   }
