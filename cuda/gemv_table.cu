@@ -216,7 +216,7 @@ __global__ void __maxnreg__(Paired ? kMostRegisters / 2 : kMostRegisters)
     work(codes);
   };
 
-  if (!p.alone && !Paired) launch_dependents();
+  if (p.early && !Paired) launch_dependents();
   Fill<Table, T, kThreads> fill(p.codebook, p.scalar);
 #pragma unroll 1
   for (uint32_t i = threadIdx.x; i < 2 * own; i += kThreads)
@@ -248,7 +248,7 @@ __global__ void __maxnreg__(Paired ? kMostRegisters / 2 : kMostRegisters)
     const bool last = pass.end == p.columns;
     Pass after = pass;
     if (last) {
-      if (p.alone) launch_dependents();
+      if (!p.early) launch_dependents();
       wait_copies<0>();  // row scales, where a warp has had no item
     } else {
       after = pass.next(p.first_columns, p.columns, work.window);

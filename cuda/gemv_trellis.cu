@@ -95,7 +95,7 @@ __global__ void __maxnreg__((Ring<O::kShared < 4, S>::kRegisters))
 #pragma unroll 1
   for (uint32_t i = threadIdx.x + kThreads; i < work.scales; i += kThreads) scales[i] = p.x_scale[i];
   __syncthreads();
-  if (!p.alone) launch_dependents();
+  if (p.early) launch_dependents();
 
   const SharedAt operands = shared_at(words + lane * O::kWords);
   SharedAt operand = operands + column * kStep, stream = ring;
@@ -153,7 +153,7 @@ __global__ void __maxnreg__((Ring<O::kShared < 4, S>::kRegisters))
     if (column >= work.units) column = 0, operand = operands;
     until += min(work.most, work.units - column);
   }
-  if (p.alone) launch_dependents();
+  if (!p.early) launch_dependents();
   wait_copies<0>();  // row scales, where a warp has had no tile
   __syncthreads();
   // A row's segments by 2^lanes neighbours, one each: one wait for all of them. Rows of a strip, then the batch, then strips.

@@ -24,7 +24,8 @@ struct TableParams {
   uint32_t multiplier;      // where weights are computed
   int parts;                // bytes of an activation
   int segment_bits;         // columns of a scale, as a power of two
-  int alone;                // no product before or behind: the next kernel starts late, and blocks have an SM each
+  int alone;                // no product before or behind: blocks have an SM each
+  int early;                // the next kernel is let in before the sums are done
 };
 
 namespace table {

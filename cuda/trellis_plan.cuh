@@ -17,7 +17,8 @@ struct GemvParams {
   int segment_bits;          // columns of a scale, as a power of two, 2^6 at least
   uint32_t multiplier;
   float unit;                // 1 / (147.8 gain): what a value of 1 stands for
-  int alone;                 // no product before or behind: the next kernel starts late, and blocks have an SM each
+  int alone;                 // no product before or behind: blocks have an SM each
+  int early;                 // the next kernel is let in before the sums are done
 };
 
 namespace trellis {

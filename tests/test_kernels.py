@@ -13,6 +13,7 @@ from quantizers.base import Encoded
 from quantizers.kernels import ahead
 from quantizers.kernels.build import SOURCES, KernelUnavailableError, build, compile_command, compiler, load
 from quantizers.kernels.gemv import multiply
+from quantizers.kernels.place import Place
 
 
 def has_compiler() -> bool:
@@ -88,9 +89,9 @@ def test_products_equal_those_of_the_decoded_weight(quarters: int, shape: tuple[
         for dtype in (torch.float16, torch.bfloat16):
             x = torch.randn(batch, columns, generator=generator).to(dtype)
             products = []
-            for alone in (True, False, False):  # between rotations, and twice in a row of products
+            for place in Place:
                 y = torch.full((batch, rows), torch.nan, dtype=dtype, device="cuda")
-                multiply(codes.cuda(), scale.cuda(), x.cuda(), y, quarters, alone=alone)
+                multiply(codes.cuda(), scale.cuda(), x.cuda(), y, quarters, place=place)
                 products.append(y.cpu().double())
             same = [torch.equal(product, products[0]) for product in products]
             assert all(same), "sums are integers: every run is the same"

@@ -25,7 +25,7 @@ CASES = [
 
 def compared(dtype: torch.dtype, device: str, case: tuple[int, int, int, int, int, int, bool]) -> float:
     """The largest difference of outputs and caches."""
-    from quantizers.kernels.decode_attention import placed_attention
+    from quantizers.kernels.decode_attention import PlacedAttention
 
     batch, heads, key_heads, d, capacity, place, normed = case
     generator = torch.Generator().manual_seed(0)
@@ -39,7 +39,9 @@ def compared(dtype: torch.dtype, device: str, case: tuple[int, int, int, int, in
     angle, at = draw(capacity, d), torch.tensor([place], device=device)
     given = angle.cos(), angle.sin(), at
     other = keys.clone(), values.clone()
-    ours = placed_attention(q, k, v, *given, *other, *norms, 1e-5)
+    attention = PlacedAttention()
+    ours = attention(q, k, v, *given, *other, *norms, 1e-5)
+    assert torch.equal(attention(q, k, v, *given, *other, *norms, 1e-5), ours), "counts are set back; the same bits"
     turned = lean_glue.place_token(q, k, v, *given, keys, values, *norms, 1e-5)
     expected = lean_glue.masked_attention(turned, keys, values, at)
     assert torch.equal(other[1], values)
@@ -71,8 +73,8 @@ def test_attention_interpreted() -> None:
 
 
 def test_heads_that_do_not_fit_are_said() -> None:
-    from quantizers.kernels.decode_attention import placed_attention
+    from quantizers.kernels.decode_attention import PlacedAttention
 
     q, cache = torch.zeros(1, 96), torch.zeros(1, 1, 8, 48)
     with pytest.raises(ValueError, match="not 48"):
-        placed_attention(q, q, q, q, q, torch.zeros(1), cache, cache, None, None, 1e-5)
+        PlacedAttention()(q, q, q, q, q, torch.zeros(1), cache, cache, None, None, 1e-5)

@@ -17,6 +17,7 @@ from emulated_kernels import PROCESSORS, emulated, library_folder, needs_gxx, on
 from quantizers import make_quantizer
 from quantizers.base import Encoded
 from quantizers.kernels import activation_bytes, encode, gemv
+from quantizers.kernels.place import Place
 from quantizers.trellis.computed import CONSTANTS, DEVIATION, LARGEST, all_values, native_state_bits, shifts
 from quantizers.trellis.mixed_viterbi import closest_symbols
 
@@ -51,7 +52,7 @@ def test_products_of_trellis_codes(
         y = torch.full((batch, rows), torch.nan, dtype=dtype)
         gemv.multiply(codes, scale, x, y, quarters)
         in_a_row = torch.full((batch, rows), torch.nan, dtype=dtype)
-        gemv.multiply(codes, scale, x, in_a_row, quarters, alone=False)
+        gemv.multiply(codes, scale, x, in_a_row, quarters, place=Place.IN_A_ROW)
         assert torch.equal(in_a_row, y)
         wanted = x.double() @ weight.T
         rounding = 4e-4 if dtype == torch.float16 else 3e-3

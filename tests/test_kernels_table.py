@@ -15,6 +15,7 @@ from quantizers.base import Encoded, Quantizer
 from quantizers.kernels import activation_bytes, gemv_table
 from quantizers.kernels.build import KernelUnavailableError, build, compiler
 from quantizers.kernels.gemv_table import all_defines, instance, multiply
+from quantizers.kernels.place import Place
 
 __all__ = ["library_folder", "on_cpu"]
 # Few warps have more items than copies under way, and items of two strips, on matrices that take little time.
@@ -68,7 +69,7 @@ def check_products(
         for batch in batches:
             x = torch.randn(batch, columns, generator=generator).to(dtype)
             products = []
-            for alone in (True, False, False):  # between rotations, and twice in a row of products
+            for place in Place:
                 y = torch.full((batch, rows), torch.nan, dtype=dtype, device=device)
                 multiply(
                     quantizer,
@@ -77,7 +78,7 @@ def check_products(
                     scale.to(device),
                     x.to(device),
                     y,
-                    alone=alone,
+                    place=place,
                 )
                 products.append(y.cpu().double())
             same = [torch.equal(product, products[0]) for product in products]

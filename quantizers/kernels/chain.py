@@ -16,6 +16,7 @@ import torch
 
 from quantizers.kernels.build import check, compiler, load
 from quantizers.kernels.gemv import processors
+from quantizers.kernels.place import Place
 from quantizers.kernels.products import Way, spacing
 
 POOL_BYTES = 1 << 30
@@ -105,7 +106,7 @@ def model_microseconds(way: Way, pool: torch.Tensor, shape: tuple[int, int], bat
     rows, columns = shape
     if (turn := way.turned(columns)) is None:
         return chain_microseconds(way, pool, shape, batch)
-    products = way.prepared(pool, rows, columns, copies_of(way, shape, pool.numel()), alone=True)
+    products = way.prepared(pool, rows, columns, copies_of(way, shape, pool.numel()), place=Place.BETWEEN_ROTATIONS)
     length = max(LEAST, min(len(products), MOST))
     x = torch.randn(batch, columns, device=pool.device).to(way.dtype)
     y = torch.empty(batch, rows, dtype=way.dtype, device=pool.device)

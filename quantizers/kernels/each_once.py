@@ -21,6 +21,7 @@ from quantizers.kernels.bench import begun, build_all
 from quantizers.kernels.dequantize import dequantize
 from quantizers.kernels.encode import search_paths
 from quantizers.kernels.packed_product import multiply
+from quantizers.kernels.place import Place
 from quantizers.rotation import Rotation
 from quantizers.trellis.computed import CONSTANTS
 
@@ -38,7 +39,7 @@ Into = Callable[[torch.Tensor], object]  # makes what it is given
 def of_codes(
     quantizer: Quantizer, shapes: Sequence[tuple[int, int]], batches: Sequence[int], device: torch.device
 ) -> Iterator[tuple[str, tuple[int, int], Into]]:
-    """(name, shape of the result, work): the decoding, and products in both ways of launching."""
+    """(name, shape of the result, work): the decoding, and products in every place."""
     table = quantizer.codebook()
     held = None if table is None else table.to(device)
     for rows, columns in shapes:
@@ -49,9 +50,9 @@ def of_codes(
         yield f"{name} decoded", (rows, columns), partial(dequantize, quantizer, held, codes, scale)
         for batch in batches:
             x = torch.randn(batch, columns, dtype=torch.float16, device=device)
-            for alone in (True, False):
-                work = partial(multiply, quantizer, held, codes, scale, x, alone=alone)
-                yield f"{name} batch {batch}{'' if alone else ' in a row'}", (batch, rows), work
+            for place in Place:
+                work = partial(multiply, quantizer, held, codes, scale, x, place=place)
+                yield f"{name} batch {batch}, {place.name.lower()}", (batch, rows), work
 
 
 def of_activations(batches: Sequence[int], device: torch.device) -> Iterator[tuple[str, tuple[int, int], Into]]:

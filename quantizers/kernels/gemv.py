@@ -9,6 +9,7 @@ import torch
 
 from quantizers.kernels.activation_bytes import DTYPES, ActivationBytes, Form, of_form
 from quantizers.kernels.build import check, load
+from quantizers.kernels.place import Place
 from quantizers.trellis.computed import CONSTANTS, DEVIATION
 from quantizers.trellis.mixed_stream import tile_bytes
 
@@ -33,6 +34,7 @@ class _Params(ctypes.Structure):
         ("multiplier", ctypes.c_uint32),
         ("unit", ctypes.c_float),
         ("alone", ctypes.c_int),
+        ("early", ctypes.c_int),
     )
 
 
@@ -54,11 +56,11 @@ def multiply(
     y: torch.Tensor,
     quarters: int,
     *,
-    alone: bool = True,
+    place: Place = Place.BETWEEN_ROTATIONS,
 ) -> None:
     """y (batch, rows) = x (batch, columns) W^T, into `y`, on the current stream of the device.
 
-    The codes are those of the family's own number of state bits. alone: as of `gemv_table.multiply`.
+    The codes are those of the family's own number of state bits.
     codes: (rows / 16 x columns / 16 x 8 quarters,) uint8; row_scale: (rows,) float16; x and y float16 or bfloat16, of x
     bytes are made first where it is none.
     ValueError on what the kernel does not take: rows a multiple of 16, columns of 64, codes and row_scale from
@@ -92,7 +94,8 @@ def multiply(
         segment_bits=given.segment_bits,
         multiplier=multiplier,
         unit=1 / (DEVIATION * gain),
-        alone=int(alone),
+        alone=int(place.alone),
+        early=int(place.early),
     )
     status = library.gemv_trellis(
         ctypes.byref(params),

@@ -16,6 +16,7 @@ from quantizers.base import Quantizer
 from quantizers.kernels.activation_bytes import DTYPES, ActivationBytes, Form, of_form
 from quantizers.kernels.build import check, load
 from quantizers.kernels.gemv import MOST_BATCH, processors
+from quantizers.kernels.place import Place
 from quantizers.scalar import NonUniform
 from quantizers.trellis import ComputedPair, HalfTrellis, Trellis, computed_pair
 from quantizers.trellis.half import first_columns
@@ -45,6 +46,7 @@ class _Params(ctypes.Structure):
         ("parts", ctypes.c_int),
         ("segment_bits", ctypes.c_int),
         ("alone", ctypes.c_int),
+        ("early", ctypes.c_int),
     )
 
 
@@ -217,14 +219,13 @@ def multiply(
     x: torch.Tensor | ActivationBytes,
     y: torch.Tensor,
     *,
-    alone: bool = True,
+    place: Place = Place.BETWEEN_ROTATIONS,
 ) -> None:
     """y (batch, rows) = x (batch, columns) W^T, into `y`, on the current stream of the device.
 
     codes, row_scale: as the quantizer stores them; codebook: its own, on the device, None for trellis2; x and y float16
     or bfloat16 (then the codebook is rounded to bfloat16), sums float32 in a fixed order. trellis2 reads bytes, which
-    are made first of an x that is none. alone: no product is launched right before or behind, but a rotation, as in a
-    model; a row of products is faster without. ValueError on what the kernel does not take: rows a multiple of 16,
+    are made first of an x that is none. ValueError on what the kernel does not take: rows a multiple of 16,
     columns of 64, batch 1 to 16, tensors contiguous, codes, row_scale and x from multiples of
     16 bytes."""
     how = instance(quantizer)
@@ -266,7 +267,8 @@ def multiply(
         multiplier=how.multiplier,
         parts=1 if isinstance(x, torch.Tensor) else x.parts,
         segment_bits=30 if isinstance(x, torch.Tensor) else x.segment_bits,
-        alone=int(alone),
+        alone=int(place.alone),
+        early=int(place.early),
     )
     status = library.gemv_table(
         ctypes.byref(params),

@@ -13,6 +13,8 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
+MOST_PARTS = 256  # of the vocabulary
+
 
 def norm(h: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     """h (..., n), weight (n,) -> (..., n)."""
@@ -77,5 +79,12 @@ def activate(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
 
 
 def greedy(logits: torch.Tensor, tokens: torch.Tensor) -> None:
-    """The likeliest token of each sequence, into `tokens` (batch,)."""
-    tokens.copy_(logits.argmax(-1))
+    """The likeliest token of each sequence, the first of equal ones, into `tokens` (batch,).
+
+    By parts of the vocabulary, then among their best: over a whole row one block works, 29 us for 128,256."""
+    batch, count = logits.shape
+    parts = max(n for n in range(1, MOST_PARTS + 1) if not count % n)
+    each = logits.view(batch, parts, count // parts)
+    best, places = each.amax(-1), each.argmax(-1)
+    part = best.argmax(-1, keepdim=True)
+    tokens.copy_((part * (count // parts) + places.gather(1, part)).squeeze(1))

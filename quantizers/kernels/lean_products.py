@@ -19,6 +19,7 @@ from quantizers.kernels.activation_bytes import Form
 from quantizers.kernels.block_rotation import Source
 from quantizers.kernels.operators import has_fused_rotation, rotate
 from quantizers.kernels.packed_product import Input, form_of, multiply
+from quantizers.kernels.place import Place
 from quantizers.linear import QuantizedLinear
 from quantizers.modules.fused import FusedMember
 from quantizers.rotation import Rotation
@@ -43,8 +44,8 @@ class Product(Protocol):
     @property
     def form(self) -> Form: ...
 
-    def __call__(self, x: Input, *, alone: bool) -> torch.Tensor:
-        """x (batch, in), rotated -> (batch, rows of all). alone: as of `gemv_table.multiply`."""
+    def __call__(self, x: Input, place: Place) -> torch.Tensor:
+        """x (batch, in), rotated -> (batch, rows of all)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -65,11 +66,11 @@ class Packed:
         taken = gemv.takes(layer.out_features, layer.in_features, 1)
         return form_of(layer.quantizer) if taken else Form.NONE
 
-    def __call__(self, x: Input, *, alone: bool) -> torch.Tensor:
+    def __call__(self, x: Input, place: Place) -> torch.Tensor:
         if isinstance(x, torch.Tensor):
             return self.layer.multiply(x)
         tensors, y = self.layer.encoded.tensors, x.rows.new_empty(len(x.rows), self.layer.out_features, dtype=x.dtype)
-        multiply(self.layer.quantizer, None, tensors["codes"], tensors["row_scale"], x, y, alone=alone)
+        multiply(self.layer.quantizer, None, tensors["codes"], tensors["row_scale"], x, y, place=place)
         return y if self.layer.bias is None else y + self.layer.bias.to(y.dtype)
 
 
@@ -87,7 +88,7 @@ class Dense:
     def rotation(self) -> Rotation | None:
         return None
 
-    def __call__(self, x: Input, *, alone: bool) -> torch.Tensor:
+    def __call__(self, x: Input, place: Place) -> torch.Tensor:
         assert isinstance(x, torch.Tensor)
         return functional.linear(x, self.weight, self.bias)
 
@@ -108,15 +109,16 @@ class Absent:
         output = torch.randn(batch, sum(product.rows), device=device).to(dtype)
         return cls(names=product.names, rows=product.rows, rotation=product.rotation, form=product.form, output=output)
 
-    def __call__(self, x: Input, *, alone: bool) -> torch.Tensor:
+    def __call__(self, x: Input, place: Place) -> torch.Tensor:
         return self.output
 
 
 class Group:
-    """The products that read one input. plain: f of a source, and x + delta of one that adds, its first otherwise."""
+    """The products that read one input. plain: f of a source, and x + delta of one that adds, its first otherwise;
+    last: where the last of them stands."""
 
-    def __init__(self, products: Sequence[Product], plain: Plainly) -> None:
-        self.products, self._plain = tuple(products), plain
+    def __init__(self, products: Sequence[Product], plain: Plainly, last: Place = Place.BETWEEN_ROTATIONS) -> None:
+        self.products, self._plain, self._last = tuple(products), plain, last
 
     def __call__(self, source: Source) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         """(batch, rows) of each layer, by the last part of its name; and x + delta of a source that adds."""
@@ -125,7 +127,7 @@ class Group:
         inputs, total = self._inputs(source, kinds)
         results: dict[str, torch.Tensor] = {}
         for product, kind in zip(self.products, kinds, strict=True):
-            y = product(inputs[kind], alone=product is self.products[-1])
+            y = product(inputs[kind], self._last if product is self.products[-1] else Place.IN_A_ROW)
             results |= zip(product.names, torch.split(y, list(product.rows), dim=-1), strict=True)
         return results, total
 

@@ -1,4 +1,4 @@
-r"""One decoding step of a model of the Llama kind, lean: six launches a block besides its products.
+r"""One decoding step of a model of the Llama kind, lean: five launches a block besides its products.
 
     tokens -> embed -> { norm, q k v, rotary and cache, attention, o; norm, gate up, activation, down } -> norm, head
 
@@ -22,6 +22,7 @@ from quantizers.kernels import block_rotation, lean_glue
 from quantizers.kernels.block_rotation import Source
 from quantizers.kernels.int8_head import Int8Head, int8_product
 from quantizers.kernels.lean_products import Absent, Group, Plainly, products_of
+from quantizers.kernels.place import Place
 from quantizers.models.families import HEAD
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")  # whose blocks are what this file computes
@@ -91,11 +92,11 @@ class LeanStep:
         shape = batch, config.num_key_value_heads, self.capacity, attention.head_dim
         caches = [torch.zeros(shape, dtype=self._dtype, device=self._device) for _ in range(2)]
 
-        def group(holder: nn.Module, *names: str) -> Group:
+        def group(holder: nn.Module, *names: str, last: Place = Place.BETWEEN_ROTATIONS) -> Group:
             products = products_of(holder, names)
             if absent:
                 products = [Absent.like(product, batch, self._dtype, self._device) for product in products]
-            return Group(products, self._plain)
+            return Group(products, self._plain, last)
 
         normed = config.model_type in HEAD_NORMS
         return Block(
@@ -105,7 +106,7 @@ class LeanStep:
             k_norm=attention.k_norm.weight.detach() if normed else None,
             keys=caches[0],
             values=caches[1],
-            qkv=group(attention, "q_proj", "k_proj", "v_proj"),
+            qkv=group(attention, "q_proj", "k_proj", "v_proj", last=Place.BEFORE_ATTENTION),
             o=group(attention, "o_proj"),
             gate_up=group(mlp, "gate_proj", "up_proj"),
             down=group(mlp, "down_proj"),
@@ -192,12 +193,12 @@ def full(compiled: bool) -> Callable[..., torch.Tensor]:
 
 
 def by_triton(compiled: bool) -> Callable[..., torch.Tensor]:
-    """Attention for any place in two launches. ValueError where Triton is not installed."""
+    """Attention for any place in one launch. ValueError where Triton is not installed."""
     try:
-        from quantizers.kernels.decode_attention import placed_attention
+        from quantizers.kernels.decode_attention import PlacedAttention
     except ModuleNotFoundError as error:
         raise ValueError(f"attention by triton: {error} (masked and full need none)") from None
-    return placed_attention
+    return PlacedAttention()
 
 
 ATTENTION: Mapping[str, Callable[[bool], Callable[..., torch.Tensor]]] = {

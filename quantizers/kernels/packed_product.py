@@ -7,6 +7,7 @@ import torch
 from quantizers.base import Quantizer
 from quantizers.kernels import gemv, gemv_table
 from quantizers.kernels.activation_bytes import ActivationBytes, Form
+from quantizers.kernels.place import Place
 from quantizers.trellis import ComputedPair, ComputedTrellis
 from quantizers.trellis.computed import native_state_bits
 
@@ -48,15 +49,15 @@ def multiply(
     x: Input,
     y: torch.Tensor,
     *,
-    alone: bool = True,
+    place: Place = Place.BETWEEN_ROTATIONS,
 ) -> None:
     """Into y (batch, rows), as `gemv.multiply` and `gemv_table.multiply`; codebook: on the device, None where values
     are computed. More rows of 16-bit x than a kernel takes are made in passes. ValueError as theirs."""
     if isinstance(x, torch.Tensor) and len(x) > gemv.MOST_BATCH:
         for part, into in zip(torch.split(x, gemv.MOST_BATCH), torch.split(y, gemv.MOST_BATCH), strict=True):
-            multiply(quantizer, codebook, codes, row_scale, part, into, alone=alone)
+            multiply(quantizer, codebook, codes, row_scale, part, into, place=place)
         return
     if isinstance(quantizer, ComputedTrellis):
-        gemv.multiply(codes, row_scale, x, y, quantizer.quarters, alone=alone)
+        gemv.multiply(codes, row_scale, x, y, quantizer.quarters, place=place)
     else:
-        gemv_table.multiply(quantizer, codebook, codes, row_scale, x, y, alone=alone)
+        gemv_table.multiply(quantizer, codebook, codes, row_scale, x, y, place=place)

@@ -15,6 +15,7 @@ from quantizers.base import Quantizer
 from quantizers.kernels import block_rotation, gemv
 from quantizers.kernels.activation_bytes import ActivationBytes, Form, made
 from quantizers.kernels.packed_product import Input, form_of, multiply
+from quantizers.kernels.place import Place
 from quantizers.rotation import MOST_BLOCK, Rotation
 
 Work = Callable[[Input, torch.Tensor], object]  # (x (batch, columns), y (batch, rows)): the product, into y
@@ -48,10 +49,9 @@ class Way(Protocol):
         """The rotation that stands before a product in a model, None where none does."""
 
     def prepared(
-        self, pool: torch.Tensor, rows: int, columns: int, copies: int, *, alone: bool = False
+        self, pool: torch.Tensor, rows: int, columns: int, copies: int, *, place: Place = Place.IN_A_ROW
     ) -> Sequence[Work]:
-        """A product with each of `copies` weights in the pool, (bytes,) uint8, random. alone: rotations stand between,
-        not a row of products."""
+        """A product with each of `copies` weights in the pool, (bytes,) uint8, random."""
 
 
 class Packed:
@@ -88,19 +88,19 @@ class Packed:
         return turn
 
     def prepared(
-        self, pool: torch.Tensor, rows: int, columns: int, copies: int, *, alone: bool = False
+        self, pool: torch.Tensor, rows: int, columns: int, copies: int, *, place: Place = Place.IN_A_ROW
     ) -> Sequence[Work]:
         """Scales of one over the root of the columns: a chain keeps its size."""
         size, step = self.weight_bytes(rows, columns), spacing(self.weight_bytes(rows, columns))
         scale = torch.full((rows,), columns**-0.5, dtype=torch.float16, device=pool.device)
-        return [self._work(pool[i * step :][:size], scale, alone) for i in range(copies)]
+        return [self._work(pool[i * step :][:size], scale, place) for i in range(copies)]
 
-    def _work(self, codes: torch.Tensor, scale: torch.Tensor, alone: bool) -> Work:
+    def _work(self, codes: torch.Tensor, scale: torch.Tensor, place: Place) -> Work:
         quantizer, held = self._quantizer, self._table_beside(codes)
 
         def work(x: Input, y: torch.Tensor) -> None:
             given = self._bytes_of(x) if self._form is not Form.NONE and isinstance(x, torch.Tensor) else x
-            multiply(quantizer, held, codes, scale, given, y, alone=alone)
+            multiply(quantizer, held, codes, scale, given, y, place=place)
 
         return work
 
@@ -134,7 +134,7 @@ class Dense:
         return None
 
     def prepared(
-        self, pool: torch.Tensor, rows: int, columns: int, copies: int, *, alone: bool = False
+        self, pool: torch.Tensor, rows: int, columns: int, copies: int, *, place: Place = Place.IN_A_ROW
     ) -> Sequence[Work]:
         """Random normal weights."""
         weights = [torch.randn(rows, columns, device=pool.device).mul_(columns**-0.5).half() for _ in range(copies)]
@@ -159,7 +159,7 @@ class PyTorchInt4:
         return None
 
     def prepared(
-        self, pool: torch.Tensor, rows: int, columns: int, copies: int, *, alone: bool = False
+        self, pool: torch.Tensor, rows: int, columns: int, copies: int, *, place: Place = Place.IN_A_ROW
     ) -> Sequence[Work]:
         """Its products have an output of their own: y stays as it is."""
         found: list[Work] = []

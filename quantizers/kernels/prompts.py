@@ -16,6 +16,7 @@ from quantizers.base import Quantizer
 from quantizers.kernels import chain, gemv
 from quantizers.kernels.dequantize import dequantize
 from quantizers.kernels.packed_product import Input, multiply
+from quantizers.kernels.place import Place
 from quantizers.kernels.products import Packed, Way, Work
 
 PASSES, DECODED = "passes", "dequantize+cublas"
@@ -34,12 +35,12 @@ class Passes(Prompt):
 
     kernel = PASSES
 
-    def _work(self, codes: torch.Tensor, scale: torch.Tensor, alone: bool) -> Work:
+    def _work(self, codes: torch.Tensor, scale: torch.Tensor, place: Place) -> Work:
         table = self._table_beside(codes)
 
         def work(x: Input, y: torch.Tensor) -> None:
             assert isinstance(x, torch.Tensor)
-            multiply(self._quantizer, table, codes, scale, x, y, alone=alone)
+            multiply(self._quantizer, table, codes, scale, x, y, place=place)
 
         return work
 
@@ -53,7 +54,7 @@ class Decoded(Prompt):
         super().__init__(quantizer)
         self._with_product = with_product
 
-    def _work(self, codes: torch.Tensor, scale: torch.Tensor, alone: bool) -> Work:
+    def _work(self, codes: torch.Tensor, scale: torch.Tensor, place: Place) -> Work:
         table = self._table_beside(codes)
 
         def work(x: Input, y: torch.Tensor) -> None:

@@ -21,7 +21,7 @@ import torch
 GROUPS: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("rotation", re.compile(r"hadamard|rotate<|activation_bytes")),
     ("sampling", re.compile(r"argmax", re.IGNORECASE)),
-    ("attention", re.compile(r"flash|fmha|attention|sdpa|^_parts|^_whole", re.IGNORECASE)),
+    ("attention", re.compile(r"flash|fmha|attention|sdpa|^_parts", re.IGNORECASE)),
     ("norm and elementwise", re.compile(r"triton.*(rsqrt|silu|sigmoid|embedding|index_put)")),
     ("attention", re.compile(r"triton.*(softmax|_sum|amax|exp)")),
     ("norm and elementwise", re.compile(r"triton|elementwise|reduce_kernel|CatArray|index|vectorized_gather")),
