@@ -1,9 +1,6 @@
-// What cuda/async_copy.cuh does, in plain C++: copies arrive at the wait for them, or at once with EARLY_COPIES. An address that
+// What cuda/async_copy.cuh does, in plain C++: copies arrive at the wait for them, or at once with `early_copies`. An address that
 // is not aligned as the instruction wants ends the process, as it ends a kernel.
 #pragma once
-#include <cstdio>
-#include <cstdlib>
-
 #include "cuda_runtime.h"
 
 using SharedAt = const uint8_t*;
@@ -23,11 +20,11 @@ inline void load_words(const uint8_t* at, uint32_t* to) {
 inline void copy16(const void* into, const void* from) {
   void* to = const_cast<void*>(into);
   aligned(to, 16), aligned(from, 16);
-#ifdef EARLY_COPIES
-  std::memcpy(to, from, 16);
-#else
-  emulated::thread->open.push_back({to, from, 16});
-#endif
+  if (emulated::early_copies) {
+    std::memcpy(to, from, 16);
+  } else {
+    emulated::thread->open.push_back({to, from, 16});
+  }
 }
 inline void commit_copies() {
   emulated::thread->groups.push_back(std::move(emulated::thread->open));

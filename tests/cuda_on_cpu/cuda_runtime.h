@@ -1,24 +1,12 @@
 // CUDA kernels as plain C++, for tests of their logic where no GPU is: every thread of a block is a fiber, blocks run one
 // after another. What a warp or a block does together (barriers, shuffles, matrix products) waits until all have come.
 //
-// Bulk copies into shared memory arrive as late as the kernel allows, at the wait for them (or, with EARLY_COPIES, at once),
-// and fibers run in order of their threads or, with BACKWARDS, against it: a kernel that reads before it waits, or writes over
-// what another lane has yet to read, gives wrong sums here. Dynamic shared memory starts as noise, and ends where the launch
-// says: what a kernel reads or writes behind it is a segmentation fault.
+// Bulk copies into shared memory arrive as late as the kernel allows, at the wait for them (or, with `early_copies`, at once),
+// and fibers run in order of their threads or, with `backwards`, against it: a kernel that reads before it waits, or writes over
+// what another lane has yet to read, gives wrong sums here. Both are set in a loaded library, by `set_order`. Dynamic
+// shared memory starts as noise, and ends where the launch says: what a kernel reads or writes behind it is a segmentation fault.
 #pragma once
-#include <sys/mman.h>
-#include <ucontext.h>
-
-#include <algorithm>
-#include <cmath>
-#include <cstdint>
-#include <cstring>
-#include <deque>
-#include <functional>
-#include <memory>
-#include <type_traits>
-#include <utility>
-#include <vector>
+#include "standard.h"
 
 #define __global__
 #define __device__
@@ -49,6 +37,7 @@ inline int4 make_int4(int x, int y, int z, int w) { return {x, y, z, w}; }
 namespace emulated {
 
 constexpr int kStack = 1 << 17, kMostWords = 16;
+static bool backwards = false, early_copies = false;  // static, not inline: inline ones would be one for all libraries
 
 struct Copy { void* to; const void* from; size_t bytes; };
 
@@ -125,11 +114,7 @@ inline bool run(dim3 index, dim3 grid, dim3 size, const std::function<void()>& b
     const uint64_t before = here.progress;
     bool left = false;
     for (int i = 0; i < count; ++i) {
-#ifdef BACKWARDS
-      Thread& t = here.threads[count - 1 - i];
-#else
-      Thread& t = here.threads[i];
-#endif
+      Thread& t = here.threads[backwards ? count - 1 - i : i];
       if (t.done) continue;
       left = true, thread = &t, threadIdx = t.index;
       swapcontext(&here.scheduler, &t.context);
@@ -179,6 +164,10 @@ T reduced(T value, F combine) {
 }
 
 }  // namespace emulated
+
+extern "C" void set_order(int backwards, int early_copies) {
+  emulated::backwards = backwards, emulated::early_copies = early_copies;
+}
 
 inline void __syncthreads() {
   emulated::Block& b = *emulated::block;
