@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import numpy as np
 import pandas as pd
 import pytest
 from ablation_tables import write_tables
+from commands import here, in_a_process
 from hydra import compose, initialize_config_dir
 from sensitivity_models import one_thread, write_tiny_folder
 
@@ -24,7 +24,6 @@ from quantizers.checkpoint import LayerChoice, quantize_in_place
 from quantizers.evaluation import evaluate, paired
 from quantizers.models import load_model, load_text, token_windows
 
-ROOT = Path(__file__).resolve().parent.parent
 PALETTE = ["nuq-*", "vq-3", "vq-4"]
 
 
@@ -150,15 +149,13 @@ def test_further_quantizers_join_the_tables(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("overrides", "message"),
-    [
-        (("study=fusion", "tables=absent"), "absent: no such tables folder"),
-        (("study=nothing", "tables=absent"), "nothing"),
-    ],
+    ("run", "study", "message"),
+    [(in_a_process, "fusion", "absent: no such tables folder"), (here, "nothing", "nothing")],
 )
-def test_bad_input_is_one_message_and_leaves_nothing(overrides: tuple[str, ...], message: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "experiments.ablate", *overrides, f"out={tmp_path / 'out'}"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+def test_bad_input_is_one_message_and_leaves_nothing(
+    run: Callable[..., CompletedProcess[str]], study: str, message: str, tmp_path: Path
+) -> None:
+    done = run("ablate", f"study={study}", "tables=absent", f"out={tmp_path / 'out'}")
     assert done.returncode == 2
     assert message in done.stderr
     assert not (tmp_path / "out").exists()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pandas as pd
 import pytest
 import torch
+from commands import here, in_a_process
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from step_models import CONFIGS
@@ -22,7 +23,6 @@ from quantizers.kernels.fused_shapes import fused_shapes
 from quantizers.kernels.random_model import block_layers
 from quantizers.modules.fused import FusedMember
 
-ROOT = Path(__file__).resolve().parent.parent
 US = {"trellis2-2": 3.0, "trellis2-3": 4.0}
 
 
@@ -43,16 +43,15 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def fit(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+def fit(folder: Path, *overrides: str, run: Callable[..., CompletedProcess[str]] = here) -> CompletedProcess[str]:
     given = [f"tables={folder / 't'}", f"config={folder}", f"out={folder / 'out'}"]
-    command = [sys.executable, "-m", "experiments.fit", *given, "context=16", "replays=2", "steps=2", *overrides]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return run("fit", *given, "context=16", "replays=2", "steps=2", *overrides)
 
 
 def test_two_budgets_become_a_plan_that_is_timed(folder: Path) -> None:
     done = fit(
         folder, f"latency={folder / 'latency.csv'}", "device=cpu", "glue=eager", "budget.latency_us=80",
-        "budget.bits_per_weight=3",
+        "budget.bits_per_weight=3", run=in_a_process,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     plan = json.loads((folder / "out/allocation.json").read_text())

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from commands import here, in_a_process
 
-ROOT = Path(__file__).resolve().parent.parent
 LAYERS = """layer,out_features,in_features,fusion_group,sensitivity
 model.layers.0.mlp.gate_proj,128,64,model.layers.0.mlp.gate_up,2.0
 model.layers.0.mlp.up_proj,128,64,model.layers.0.mlp.gate_up,1.0
@@ -35,11 +33,6 @@ def tables(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def fronts(*overrides: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "experiments.fronts", *overrides]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-
-
 def test_every_number_that_is_drawn(tables: Path) -> None:
     facts = {"batch": 1, "bytes": {"layers": 6144}}
     steps = [
@@ -52,12 +45,9 @@ def test_every_number_that_is_drawn(tables: Path) -> None:
         names[one]: {"quantizer": "tcq-2", "kernel": "k", "fused_with": [names[other]]}
         for one, other in (("gate", "up"), ("up", "gate"))
     }
-    allocate = [sys.executable, "-m", "experiments.allocate", f"tables={tables}", f"out={tables}/plan"]
-    subprocess.run([*allocate, "budget.latency_us=14"], cwd=ROOT, check=True, capture_output=True)
-    done = fronts(
-        f"tables={tables}", f"out={tables}/out", f"steps={tables}/steps.json", f"plan={tables}/plan/allocation.json",
-        "points=20", "exact=20",
-    )  # fmt: skip
+    assert here("allocate", f"tables={tables}", f"out={tables}/plan", "budget.latency_us=14").returncode == 0
+    given = (f"steps={tables}/steps.json", f"plan={tables}/plan/allocation.json", "points=20", "exact=20")
+    done = in_a_process("fronts", f"tables={tables}", f"out={tables}/out", *given)
     assert done.returncode == 0, done.stderr
     plan = json.loads((tables / "plan/allocation.json").read_text())["layers"]
     assert plan == layers
@@ -82,7 +72,7 @@ def test_every_number_that_is_drawn(tables: Path) -> None:
 
 def test_a_table_without_times_is_said(tables: Path) -> None:
     (tables / "latency.csv").unlink()
-    done = fronts(f"tables={tables}", f"out={tables}/out")
+    done = here("fronts", f"tables={tables}", f"out={tables}/out")
     assert done.returncode == 2
     assert "has no latency.csv" in done.stderr
     assert not (tables / "out").exists()

@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from commands import here, in_a_process
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from experiments.entry import CONF
 from experiments.measure_distortion import main
 from quantizers import make_quantizer
-
-ROOT = Path(__file__).resolve().parent.parent
-
-
-def run(*overrides: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "experiments.measure_distortion", *overrides]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
 def composed(*overrides: str) -> DictConfig:
@@ -31,7 +23,8 @@ def composed(*overrides: str) -> DictConfig:
 
 def test_tables_hold_every_quantizer_of_the_palette(tmp_path: Path) -> None:
     out = tmp_path / "rates"
-    done = run(f"out={out}", "palette.members=[nuq-2,nuq-3,tcq-2]", "state_bits=8", "weights=16384")
+    settings = ("palette.members=[nuq-2,nuq-3,tcq-2]", "state_bits=8", "weights=16384")
+    done = in_a_process("measure_distortion", f"out={out}", *settings)
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) < 10  # the table and the bar, no log of the libraries that draw
     table = pd.read_csv(out / "quantizers.csv")
@@ -82,7 +75,7 @@ def test_full_precision_alone_has_no_figure(tmp_path: Path) -> None:
 
 def test_bad_settings_leave_nothing(tmp_path: Path) -> None:
     out = tmp_path / "rates"
-    done = run(f"out={out}", "palette.members=[nuq-2,zcq-*]")
+    done = here("measure_distortion", f"out={out}", "palette.members=[nuq-2,zcq-*]")
     assert done.returncode == 2
     assert "zcq-*" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1

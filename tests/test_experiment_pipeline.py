@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pandas as pd
 import pytest
+from commands import here, in_a_process
 from sensitivity_models import write_tiny_folder
 
 from alloc.solution import read_allocation
 from quantizers.checkpoint import load_checkpoint
 
-ROOT = Path(__file__).resolve().parent.parent
 SMALL = (
     "sensitivity=constant", "palette.members=[fp16,vq-2,vq-3,vq-4]", "baselines=[int-4]",
     "check.layers=3", "check.quantizer=vq-3",
@@ -30,19 +30,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def run(name: str, *overrides: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", f"experiments.{name}", *overrides]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+Run = Callable[..., CompletedProcess[str]]
 
 
-def pipeline(folder: Path, *overrides: str, model: str = "model") -> subprocess.CompletedProcess[str]:
+def pipeline(folder: Path, *overrides: str, model: str = "model", run: Run = here) -> CompletedProcess[str]:
     source = ("model=path", f"model.path={folder / model}", f"text.path={folder / 'text.txt'}")
     return run("pipeline", *overrides, *source, *SMALL, f"cache={folder / 'cache'}")
 
 
 def test_the_whole_job_and_what_a_second_run_keeps(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    done = pipeline(folder, f"out={out}", "budget.bits_per_weight=5")
+    done = pipeline(folder, f"out={out}", "budget.bits_per_weight=5", run=in_a_process)
     assert done.returncode == 0, done.stderr
     summary = pd.read_csv(out / "summary.csv").set_index("plan")
     mixed = read_allocation(out / "plans/mixed-5-bits/allocation.json")
@@ -89,7 +87,7 @@ def test_a_sweep_shares_its_tables_and_its_runs_make_a_front(folder: Path, tmp_p
     assert done.returncode == 0, done.stderr
     records = [json.loads((tmp_path / bits / "run.json").read_text()) for bits in ("4", "5")]
     assert set(records[1]["skipped"]) >= TABLES
-    done = run("pareto", f"run={tmp_path / '4'}")
+    done = in_a_process("pareto", f"run={tmp_path / '4'}")
     assert done.returncode == 0, done.stderr
     front = pd.read_csv(tmp_path / "4/pareto.csv").dropna(subset="measured_kl")
     assert {"mixed-4-bits", "mixed-5-bits"} <= set(front.plan)
