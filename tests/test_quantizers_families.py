@@ -10,24 +10,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from quick_quantizers import quick
 
-from quantizers import FAMILIES, Quantizer, make_quantizer, names, palette
+from quantizers import FAMILIES, make_quantizer, names, palette
 from quantizers.base import Encoded, bytes_per_layer
 from quantizers.distortion import gap_db, gap_error_db, gaussian_distortion, matrix_distortion
-from quantizers.vector import Vector
 
 PUBLISHED = Path(__file__).resolve().parents[2] / "shared/data/llama31_8b_rtx4090/quantizers.csv"
 SHAPES = [(1, 1), (1, 7), (3, 2), (16, 16), (17, 31), (5, 48), (33, 80)]
 ROTATED = [name for name in names() if name != "fp16"]
-
-
-def quick(name: str) -> Quantizer:
-    """The quantizer at L = 10, with a stand-in for the vector codebooks that take seconds to compute."""
-    quantizer = make_quantizer(name, state_bits=10)
-    if isinstance(quantizer, Vector) and quantizer.index_bits > 8:
-        points = torch.randn(1 << quantizer.index_bits, 2, generator=torch.Generator().manual_seed(0)).half()
-        return quantizer.with_codebook(points[points[:, 0].argsort()])
-    return quantizer
 
 
 def gaussian(rows: int, columns: int, seed: int = 0) -> torch.Tensor:
