@@ -1,5 +1,6 @@
 // What the shim needs of the standard library: a third of a second of every build, so it is compiled once for all of them.
 #pragma once
+#include <setjmp.h>
 #include <sys/mman.h>
 #include <ucontext.h>
 
