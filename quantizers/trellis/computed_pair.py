@@ -15,21 +15,11 @@ from functools import cache
 
 import torch
 
-from quantizers.base import Encoded, Quantizer, Setting
+from quantizers.base import Quantizer, Setting
 from quantizers.codebooks import refuse_codebook
-from quantizers.columns import ColumnQuantizer, Tensors, encode_at_once
 from quantizers.trellis.computed import signed_bytes
-from quantizers.trellis.part import (
-    checked_state_bits,
-    closest_states,
-    decode_part,
-    part_bytes,
-    path_codes,
-    path_values,
-    seam_window,
-)
-from quantizers.trellis.tiles import SIDE
-from quantizers.weights import fitted_scale, half, normalized, rms, scaled
+from quantizers.trellis.part import checked_state_bits, seam_window
+from quantizers.trellis.tile_quantizer import PairPath
 
 DEVIATION = (99 * (256**2 - 1) / 12) ** 0.5  # of each value: 735.3
 DIRECTIONS = ((7, 0), (5, 5), (0, 7), (-5, 5))  # what each byte adds to the two values
@@ -57,7 +47,7 @@ def state_values(state_bits: int, multiplier: int) -> torch.Tensor:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ComputedPair(ColumnQuantizer):
+class ComputedPair(PairPath):
     """`trellis2-R`: `step_bits` k = 2 R (2..8), `state_bits` L (8..16)."""
 
     step_bits: int
@@ -72,18 +62,6 @@ class ComputedPair(ColumnQuantizer):
     def name(self) -> str:
         return f"trellis2-{self.step_bits / 2:g}"
 
-    @property
-    def bits_per_weight(self) -> float:
-        return self.step_bits / 2
-
-    @property
-    def bytes_per_row(self) -> int:
-        return 2
-
-    @property
-    def rotated(self) -> bool:
-        return True
-
     def settings(self) -> dict[str, Setting]:
         multiplier, gain = CONSTANTS[self.step_bits]
         return {
@@ -94,50 +72,12 @@ class ComputedPair(ColumnQuantizer):
             "window": seam_window(self.step_bits, self.state_bits),
         }
 
-    def storage_bytes(self, out_features: int, in_features: int) -> int:
-        return part_bytes(out_features, in_features, self.step_bits) + 2 * out_features
-
-    def encode(self, weight: torch.Tensor) -> Encoded:
-        return encode_at_once(self, weight)
-
-    @property
-    def column_block(self) -> int:
-        return SIDE
-
-    @property
-    def row_block(self) -> int:
-        return SIDE
-
-    def scales(self, weight: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {"row_scale": half(rms(weight))}
-
-    def code_columns(self, columns: torch.Tensor, scales: Tensors, first: int) -> torch.Tensor:
-        return closest_states(normalized(columns, scales["row_scale"]), self._values(), self.step_bits)
-
-    def decode_columns(self, symbols: torch.Tensor, scales: Tensors, first: int, width: int) -> torch.Tensor:
-        scale = scales["row_scale"]
-        return scaled(path_values(symbols, self._values(), len(scale), width), scale)
-
-    def assemble(
-        self, weight: torch.Tensor, symbols: torch.Tensor, scales: Tensors, metric: torch.Tensor | None = None
-    ) -> Encoded:
-        codes = path_codes(symbols, self.step_bits, self.state_bits)
-        scale = fitted_scale(weight, path_values(symbols, self._values(), *weight.shape), metric)
-        tensors = {"codes": codes, "row_scale": scale}
-        return Encoded(out_features=weight.shape[0], in_features=weight.shape[1], tensors=tensors)
-
-    def decode(self, encoded: Encoded) -> torch.Tensor:
-        shape = (encoded.out_features, encoded.in_features)
-        coded = decode_part(encoded.tensors["codes"], self._values(), self.step_bits, *shape)
-        return scaled(coded, encoded.tensors["row_scale"])
-
     def codebook(self) -> torch.Tensor | None:
         return None
 
     def with_codebook(self, codebook: torch.Tensor) -> Quantizer:
         refuse_codebook(codebook, self.name)
 
-    def _values(self) -> torch.Tensor:
-        """(2^L, 2) float32, of a source of variance one."""
+    def state_values(self) -> torch.Tensor:
         multiplier, gain = CONSTANTS[self.step_bits]
         return state_values(self.state_bits, multiplier) / (DEVIATION * gain)

@@ -15,7 +15,7 @@ import torch
 
 from quantizers.base import Encoded, Quantizer, Setting
 from quantizers.codebooks import refuse_codebook
-from quantizers.columns import ColumnQuantizer, Tensors, encode_at_once
+from quantizers.columns import Tensors
 from quantizers.packing import checked_codes
 from quantizers.trellis.closest import closest_steps
 from quantizers.trellis.computed import CONSTANTS, DEVIATION, LARGEST, all_values, gain, native_state_bits
@@ -27,14 +27,15 @@ from quantizers.trellis.mixed_stream import (
     tile_bytes,
     to_steps,
 )
-from quantizers.trellis.tiles import SIDE, tile_grid
-from quantizers.weights import fitted_scale, half, normalized, rms, scaled
+from quantizers.trellis.tile_quantizer import TileQuantizer
+from quantizers.trellis.tiles import tile_grid
+from quantizers.weights import fitted_scale, normalized, scaled
 
 WINDOW = 128  # steps on either side of the seam: 96 costs 0.01 dB, 256 (half as fast again) gains 0.01
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ComputedTrellis(ColumnQuantizer):
+class ComputedTrellis(TileQuantizer):
     """`quarters`: 4 x rate, 5..24; `state_bits` L, 8..18: None for the family's own, which the constants are for."""
 
     quarters: int
@@ -53,14 +54,6 @@ class ComputedTrellis(ColumnQuantizer):
     @property
     def bits_per_weight(self) -> float:
         return self.quarters / 4
-
-    @property
-    def bytes_per_row(self) -> int:
-        return 2
-
-    @property
-    def rotated(self) -> bool:
-        return True
 
     @property
     def states(self) -> int:
@@ -84,20 +77,6 @@ class ComputedTrellis(ColumnQuantizer):
     def storage_bytes(self, out_features: int, in_features: int) -> int:
         rows, columns = tile_grid(out_features, in_features)
         return rows * columns * tile_bytes(self.quarters) + 2 * out_features
-
-    def encode(self, weight: torch.Tensor) -> Encoded:
-        return encode_at_once(self, weight)
-
-    @property
-    def column_block(self) -> int:
-        return SIDE
-
-    @property
-    def row_block(self) -> int:
-        return SIDE
-
-    def scales(self, weight: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {"row_scale": half(rms(weight))}
 
     def code_columns(self, columns: torch.Tensor, scales: Tensors, first: int) -> torch.Tensor:
         source = to_steps(normalized(columns, scales["row_scale"]))

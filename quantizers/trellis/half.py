@@ -14,7 +14,7 @@ import torch
 
 from quantizers.base import Encoded, Quantizer, Setting
 from quantizers.codebooks import checked_codebook, fingerprint
-from quantizers.columns import ColumnQuantizer, Tensors, encode_at_once
+from quantizers.columns import Tensors
 from quantizers.packing import checked_codes
 from quantizers.trellis.part import (
     checked_state_bits,
@@ -26,8 +26,9 @@ from quantizers.trellis.part import (
     seam_window,
 )
 from quantizers.trellis.states import PUBLISHED_GAIN, gain, state_table, state_values, table_shape
+from quantizers.trellis.tile_quantizer import TileQuantizer
 from quantizers.trellis.tiles import SIDE, tile_grid
-from quantizers.weights import fitted_scale, half, normalized, rms, scaled
+from quantizers.weights import fitted_scale, normalized, scaled
 
 
 def first_columns(in_features: int) -> int:
@@ -36,7 +37,7 @@ def first_columns(in_features: int) -> int:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HalfTrellis(ColumnQuantizer):
+class HalfTrellis(TileQuantizer):
     """`half-tcq-R`: k = `step_bits` (3..9) = 2 R - 1/2 new bits a step in one half, k + 1 in the other; `published`, as
     `published-half-tcq-R`: at the published gain."""
 
@@ -58,14 +59,6 @@ class HalfTrellis(ColumnQuantizer):
     def bits_per_weight(self) -> float:
         return self.step_bits / 2 + 0.25
 
-    @property
-    def bytes_per_row(self) -> int:
-        return 2
-
-    @property
-    def rotated(self) -> bool:
-        return True
-
     def settings(self) -> dict[str, Setting]:
         return {
             "quantizer": self.name,
@@ -79,19 +72,8 @@ class HalfTrellis(ColumnQuantizer):
     def storage_bytes(self, out_features: int, in_features: int) -> int:
         return sum(part_bytes(out_features, width, k) for k, width in self._parts(in_features)) + 2 * out_features
 
-    def encode(self, weight: torch.Tensor) -> Encoded:
-        return encode_at_once(self, weight)
-
-    @property
-    def column_block(self) -> int:
-        return SIDE
-
-    @property
-    def row_block(self) -> int:
-        return SIDE
-
     def scales(self, weight: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {"row_scale": half(rms(weight)), "first_columns": torch.tensor(first_columns(weight.shape[1]))}
+        return TileQuantizer.scales(self, weight) | {"first_columns": torch.tensor(first_columns(weight.shape[1]))}
 
     def code_columns(self, columns: torch.Tensor, scales: Tensors, first: int) -> torch.Tensor:
         source = normalized(columns, scales["row_scale"])

@@ -13,26 +13,16 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from quantizers.base import Encoded, Quantizer, Setting
+from quantizers.base import Quantizer, Setting
 from quantizers.codebooks import checked_codebook, fingerprint
-from quantizers.columns import ColumnQuantizer, Tensors, encode_at_once
-from quantizers.trellis.part import (
-    checked_state_bits,
-    closest_states,
-    decode_part,
-    part_bytes,
-    path_codes,
-    path_values,
-    seam_window,
-)
+from quantizers.trellis.part import checked_state_bits, seam_window
 from quantizers.trellis.states import PUBLISHED_GAIN, gain, state_table, state_values, table_shape
-from quantizers.trellis.tiles import SIDE
+from quantizers.trellis.tile_quantizer import PairPath
 from quantizers.trellis.trained import trained_table
-from quantizers.weights import fitted_scale, half, normalized, rms, scaled
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Trellis(ColumnQuantizer):
+class Trellis(PairPath):
     """`tcq-R`: `step_bits` k = 2 R (3..10), `state_bits` L (max(8, k)..16); `table`: the codebook; `trained`, as
     `trained-tcq-R`: trained for the trellis where no table is given (quantizers.trellis.trained); `published`, as
     `published-tcq-R`: at the published gain."""
@@ -56,18 +46,6 @@ class Trellis(ColumnQuantizer):
         return f"{prefix}tcq-{self.step_bits / 2:g}"
 
     @property
-    def bits_per_weight(self) -> float:
-        return self.step_bits / 2
-
-    @property
-    def bytes_per_row(self) -> int:
-        return 2
-
-    @property
-    def rotated(self) -> bool:
-        return True
-
-    @property
     def gain(self) -> float:
         """Standard deviation that the source is scaled to."""
         return PUBLISHED_GAIN if self.published else gain(self.codebook(), self.step_bits, self.state_bits)
@@ -81,44 +59,6 @@ class Trellis(ColumnQuantizer):
             "codebook": fingerprint(self.codebook()),
         }
 
-    def storage_bytes(self, out_features: int, in_features: int) -> int:
-        return part_bytes(out_features, in_features, self.step_bits) + 2 * out_features
-
-    def encode(self, weight: torch.Tensor) -> Encoded:
-        return encode_at_once(self, weight)
-
-    @property
-    def column_block(self) -> int:
-        return SIDE
-
-    @property
-    def row_block(self) -> int:
-        return SIDE
-
-    def scales(self, weight: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {"row_scale": half(rms(weight))}
-
-    def code_columns(self, columns: torch.Tensor, scales: Tensors, first: int) -> torch.Tensor:
-        source = normalized(columns, scales["row_scale"])
-        return closest_states(source, self._values(), self.step_bits)
-
-    def decode_columns(self, symbols: torch.Tensor, scales: Tensors, first: int, width: int) -> torch.Tensor:
-        scale = scales["row_scale"]
-        return scaled(path_values(symbols, self._values(), len(scale), width), scale)
-
-    def assemble(
-        self, weight: torch.Tensor, symbols: torch.Tensor, scales: Tensors, metric: torch.Tensor | None = None
-    ) -> Encoded:
-        coded = path_values(symbols, self._values(), *weight.shape)
-        codes = path_codes(symbols, self.step_bits, self.state_bits)
-        tensors = {"codes": codes, "row_scale": fitted_scale(weight, coded, metric)}
-        return Encoded(out_features=weight.shape[0], in_features=weight.shape[1], tensors=tensors)
-
-    def decode(self, encoded: Encoded) -> torch.Tensor:
-        shape = (encoded.out_features, encoded.in_features)
-        coded = decode_part(encoded.tensors["codes"], self._values(), self.step_bits, *shape)
-        return scaled(coded, encoded.tensors["row_scale"])
-
     def codebook(self) -> torch.Tensor:
         if self.table is not None:
             return self.table
@@ -129,6 +69,5 @@ class Trellis(ColumnQuantizer):
         shape = table_shape(self.step_bits, self.state_bits)
         return replace(self, table=checked_codebook(codebook, shape, self.name))
 
-    def _values(self) -> torch.Tensor:
-        """(2^L, 2) float32, of a source of variance one."""
+    def state_values(self) -> torch.Tensor:
         return state_values(self.codebook(), self.state_bits) / self.gain
