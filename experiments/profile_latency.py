@@ -31,6 +31,7 @@ def main(cfg: DictConfig) -> None:
     out = folder / "latency.csv"
     lists = {"--quantizers": cfg.quantizers, "--batches": cfg.batches}
     arguments = [str(word) for option, values in lists.items() for word in (option, *values)]
+    arguments += ["--again", *cfg.again] if cfg.again else []
     arguments += [] if cfg.fusion else ["--no-fusion"]
     arguments += ["--fp16"] if cfg.fp16 else []
     arguments += ["--head"] if cfg.head else []

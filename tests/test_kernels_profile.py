@@ -99,6 +99,24 @@ def test_a_table_goes_on_and_the_solvers_read_it(tmp_path: Path, timed: list[tup
     assert read_tables(tmp_path).latency is not None
 
 
+def test_rows_are_timed_again_where_asked(tmp_path: Path, timed: list[tuple[str, int]]) -> None:
+    layers().to_csv(tmp_path / "layers.csv", index=False)
+    given = ["--layers", str(tmp_path / "layers.csv"), "--out", str(tmp_path / "latency.csv"), "--config", "any"]
+    profile.main([*given, "--quantizers", "trellis-2", "tcq-3"])
+    before, count = pd.read_csv(tmp_path / "latency.csv"), len(timed)
+    halved = before.assign(latency_us=before.latency_us / 2)  # as an update would find it
+    halved.to_csv(tmp_path / "latency.csv", index=False)
+    profile.main([*given, "--quantizers", "trellis-2", "--again", "constant", "down_proj"])
+    assert timed[count:] == [("trellis-2", 1)]
+    after = pd.read_csv(tmp_path / "latency.csv").set_index(["members", "quantizer"]).latency_us
+    expected = before.fillna("").set_index(["members", "quantizer"]).latency_us
+    assert after["down_proj", "trellis-2"] == expected["down_proj", "trellis-2"]
+    assert after["down_proj", "tcq-3"] == expected["down_proj", "tcq-3"] / 2
+    assert after["constant"].iloc[0] == expected["constant"].iloc[0]
+    with pytest.raises(SystemExit, match="no row to time again has the members gate"):
+        profile.main([*given, "--again", "gate"])
+
+
 def test_another_table_is_not_written_over(tmp_path: Path) -> None:
     layers().to_csv(tmp_path / "layers.csv", index=False)
     with pytest.raises(SystemExit, match="is no table of this command"):

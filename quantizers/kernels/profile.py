@@ -42,6 +42,17 @@ def kept(path: Path) -> pd.DataFrame:
     return rows
 
 
+def without(
+    rows: pd.DataFrame, again: Sequence[str], quantizers: Sequence[str], batches: Sequence[int]
+) -> pd.DataFrame:
+    """The rows but for those of the members `again`, of these quantizers and batches: they are timed anew. ValueError
+    on members that have none."""
+    if unknown := sorted(set(again) - set(rows.members)):
+        raise ValueError(f"no row to time again has the members {unknown[0]}")
+    asked = rows.members.isin(again) & rows.batch.isin(batches)
+    return rows[~(asked & ((rows.members == CONSTANT) | rows.quantizer.isin(quantizers)))]
+
+
 def written(rows: pd.DataFrame, path: Path) -> None:
     """Whole or not at all."""
     temporary = path.with_name(path.name + ".partial")
@@ -77,6 +88,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--head", action="store_true", help="also rows lm_head, whose time then leaves `constant`")
     parser.add_argument("--config", help="folder with the model's config.json: also measures the row `constant`")
     parser.add_argument("--context", type=int, default=512, help="tokens in the cache for the row `constant`")
+    again = "members whose rows are timed anew (constant, q_proj+k_proj): after an update, or in a slow moment"
+    parser.add_argument("--again", nargs="*", default=[], help=again)
     parser.add_argument("--out", type=Path, required=True, help="latency.csv")
     options = parser.parse_args(arguments)
     logging.basicConfig(level="INFO", format="%(message)s")
@@ -85,7 +98,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         layers = read_layers(options.layers)
         shapes = list(fused_shapes(layers, fusion=not options.no_fusion))
         heads = [head_shape(layers)] if options.head else []
-        rows = kept(options.out)
+        names = [*(quantizer.name for quantizer in quantizers), *([Dense.quantizer] if options.fp16 else [])]
+        rows = without(kept(options.out), options.again, names, options.batches)
     except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from None
     if not torch.cuda.is_available():
