@@ -225,6 +225,10 @@ def test_rows_of_the_head_leave_the_constant(tmp_path: Path, timed: list[tuple[s
         assert later[later.members == "constant"].latency_us.tolist() == [100 - head]
         assert later[later.members == HEAD].quantizer.tolist() == ["fp16", "trellis-2"]
     assert later[later.members == "constant"].most_us.tolist() == [100 - head]
+    for again in ([HEAD], ["constant"], [HEAD, "constant"]):
+        anew = run("a.csv", "--head", *config, "--again", *again)
+        assert anew[anew.members == "constant"].latency_us.tolist() == [100 - head], "the head leaves it once"
+        assert sorted(anew.members) == sorted(later.members)
     before = run("b.csv", "--head")
     assert "constant" not in set(before.members)
     before = run("b.csv", *config)

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import Gemma2Config, MistralConfig
 
 from quantizers import make_quantizer
-from quantizers.kernels import operators
+from quantizers.kernels import lean_glue, operators
 from quantizers.kernels.int8_head import Int8Head
 from quantizers.kernels.lean_step import LeanStep, check_family
 from quantizers.kernels.model_step import ModelStep
@@ -36,6 +36,15 @@ def decoded(step: Any, tokens: torch.Tensor) -> torch.Tensor:
         found.append(step())
         assert torch.equal(step.tokens, found[-1].argmax(-1)), "greedy"
     return torch.stack(found)
+
+
+@pytest.mark.parametrize("count", [96, 1000, 509, 1018])  # 509 is prime, 1018 twice that
+def test_the_first_of_equal_tokens_is_taken(count: int) -> None:
+    logits = torch.randint(0, 5, (7, count), generator=torch.Generator().manual_seed(count)).half()
+    tokens = torch.full((7,), -1, dtype=torch.int64)
+    lean_glue.greedy(logits, tokens)
+    first = [row.index(max(row)) for row in logits.tolist()]
+    assert tokens.tolist() == first
 
 
 TOKENS = torch.randint(0, 96, (CAPACITY, BATCH), generator=torch.Generator().manual_seed(2))

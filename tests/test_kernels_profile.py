@@ -113,8 +113,12 @@ def test_rows_are_timed_again_where_asked(tmp_path: Path, timed: list[tuple[str,
     assert after["down_proj", "trellis-2"] == expected["down_proj", "trellis-2"]
     assert after["down_proj", "tcq-3"] == expected["down_proj", "tcq-3"] / 2
     assert after["constant"].iloc[0] == expected["constant"].iloc[0]
-    with pytest.raises(SystemExit, match="no row to time again has the members gate"):
+    profile.main([*given, "--quantizers", "tcq-3", "--again", "down_proj", "--no-fusion"])
+    assert len(pd.read_csv(tmp_path / "latency.csv")) == len(before), "what is not timed is not lost"
+    with pytest.raises(SystemExit, match="no row of gate is there"):
         profile.main([*given, "--again", "gate"])
+    with pytest.raises(SystemExit, match=r"no row of constant is there .* \(it takes --config\)"):
+        profile.main([*given[:-2], "--again", "constant"])
 
 
 def test_another_table_is_not_written_over(tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def multiply(
 ) -> None:
     """y (batch, rows) = x (batch, columns) W^T, into `y`, on the current stream of the device.
 
-    The codes are those of the family's own number of state bits.
+    The codes are those of the family's own number of state bits. place: what is launched before and behind.
     codes: (rows / 16 x columns / 16 x 8 quarters,) uint8; row_scale: (rows,) float16; x and y float16 or bfloat16, of x
     bytes are made first where it is none.
     ValueError on what the kernel does not take: rows a multiple of 16, columns of 64, codes and row_scale from

@@ -225,9 +225,9 @@ def multiply(
 
     codes, row_scale: as the quantizer stores them; codebook: its own, on the device, None for trellis2; x and y float16
     or bfloat16 (then the codebook is rounded to bfloat16), sums float32 in a fixed order. trellis2 reads bytes, which
-    are made first of an x that is none. ValueError on what the kernel does not take: rows a multiple of 16,
-    columns of 64, batch 1 to 16, tensors contiguous, codes, row_scale and x from multiples of
-    16 bytes."""
+    are made first of an x that is none. place: what is launched before and behind. ValueError on what the kernel does
+    not take: rows a multiple of 16, columns of 64, batch 1 to 16, tensors contiguous, codes, row_scale and x from
+    multiples of 16 bytes."""
     how = instance(quantizer)
     batch, columns = x.shape
     rows = y.shape[1]

@@ -12,7 +12,7 @@ import argparse
 import json
 import logging
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -42,17 +42,6 @@ def kept(path: Path) -> pd.DataFrame:
     return rows
 
 
-def without(
-    rows: pd.DataFrame, again: Sequence[str], quantizers: Sequence[str], batches: Sequence[int]
-) -> pd.DataFrame:
-    """The rows but for those of the members `again`, of these quantizers and batches: they are timed anew. ValueError
-    on members that have none."""
-    if unknown := sorted(set(again) - set(rows.members)):
-        raise ValueError(f"no row to time again has the members {unknown[0]}")
-    asked = rows.members.isin(again) & rows.batch.isin(batches)
-    return rows[~(asked & ((rows.members == CONSTANT) | rows.quantizer.isin(quantizers)))]
-
-
 def written(rows: pd.DataFrame, path: Path) -> None:
     """Whole or not at all."""
     temporary = path.with_name(path.name + ".partial")
@@ -77,6 +66,27 @@ def key_of(shape: FusedShape, way: Way, batch: int) -> tuple[object, ...]:
     return shape.members, way.quantizer, way.kernel, batch, shape.out_features, shape.in_features
 
 
+def constant_key(batch: int) -> tuple[object, ...]:
+    """That of the row `constant` of a batch."""
+    return CONSTANT, "", "", batch, "", ""
+
+
+def without(rows: pd.DataFrame, again: Sequence[str], timed: Collection[tuple[object, ...]]) -> pd.DataFrame:
+    """The rows but for those of the members `again` whose keys are `timed`: they are measured anew. The time of a head
+    of 16 bits goes back to its constant. ValueError on members that lose no row, as nothing would measure them."""
+    keys = rows[KEY].astype(object).where(rows[KEY].notna(), "").itertuples(index=False, name=None)
+    gone = pd.Series([key[0] in again and key in timed for key in keys], index=rows.index, dtype=bool)
+    if left := sorted(set(again) - set(rows.members[gone])):
+        needs = {CONSTANT: " (it takes --config)", HEAD: " (it takes --head)"}.get(left[0], "")
+        raise ValueError(f"no row of {left[0]} is there and timed by this command{needs}")
+    less = rows[~gone].copy()
+    for batch in rows.batch[gone].unique():
+        constant = (less.members == CONSTANT) & (less.batch == batch)
+        back = head_us(rows[gone], batch)
+        less.loc[constant, TIMES] = less.loc[constant, TIMES].astype(float) + back
+    return less
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Time what the file lacks."""
     parser = argparse.ArgumentParser(description="time all (fused) products of a model on the GPU at hand")
@@ -98,24 +108,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
         layers = read_layers(options.layers)
         shapes = list(fused_shapes(layers, fusion=not options.no_fusion))
         heads = [head_shape(layers)] if options.head else []
-        names = [*(quantizer.name for quantizer in quantizers), *([Dense.quantizer] if options.fp16 else [])]
-        rows = without(kept(options.out), options.again, names, options.batches)
+        ways: list[Way] = [*map(Packed, quantizers), *([Dense()] if options.fp16 else [])]
+        nothing = pd.DataFrame(columns=COLUMNS)
+        timed = {key_of(*one) for one in missing([*shapes, *heads], ways, options.batches, nothing)}
+        timed |= {key_of(*one) for one in missing(heads, [Dense()], options.batches, nothing)}
+        timed |= {constant_key(batch) for batch in options.batches if options.config}
+        rows = without(kept(options.out), options.again, timed)
     except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from None
     if not torch.cuda.is_available():
         raise SystemExit("error: no CUDA device: products are timed on a GPU")
     device = torch.device("cuda", torch.cuda.current_device())
     build_all(quantizers, device)
-    ways: list[Way] = [Packed(quantizer) for quantizer in quantizers]
-    if options.fp16:
-        ways.append(Dense())
     pool = chain.random_pool(device)
     record = {**chain.environment(device), "read_gigabytes_per_s": chain.read_limit(pool)}
     for batch in options.batches if options.config else ():
         if not ((rows.members == CONSTANT) & (rows.batch == batch)).any():
             head = head_us(rows, batch)
             times = [us - head for us in rest_microseconds(options.config, batch, options.context, device)]
-            rows = appended(rows, (CONSTANT, "", "", batch, "", ""), times)
+            rows = appended(rows, constant_key(batch), times)
             written(rows, options.out)
     for shape, way, batch in missing(heads, [Dense()], options.batches, rows):
         times = chain.model_microseconds(way, pool, (shape.out_features, shape.in_features), batch)
