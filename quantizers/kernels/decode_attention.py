@@ -174,8 +174,8 @@ class PlacedAttention:
     ) -> torch.Tensor:  # fmt: skip
         """(batch, heads d): attention over the tokens up to `place`, whose k' and v are written into the caches.
 
-        Arguments as of `lean_glue.place_token`; d a power of two of at least 32, rows of q, k, v contiguous; place, cos
-        and sin were written before the kernel in front of this one began. ValueError on d and rows that are not so."""
+        Arguments as of `lean_glue.place_token`; d a power of two of at least 32, rows of q, k, v contiguous; place,
+        cos, sin and the tokens before the place were written before this step began. ValueError of d and rows else."""
         batch, key_heads, capacity, d = keys.shape
         if d < 32 or d & (d - 1) or any(x.stride(-1) != 1 for x in (q, k, v)):
             raise ValueError(
