@@ -3,12 +3,13 @@
 //
 //   f = x;   f = weight norm(x + delta), x + delta kept;   f = silu(gate) up
 //
-// A thread holds 16 numbers: pairs of neighbours, butterflies over the lowest bit of the column and the three highest;
-// over the middle ones; over bits 1 to 3, of 16 neighbours. Two barriers lie between. The norm scales all of a row alike: its
-// sum of squares meets the others at the first barrier, and each block adds up the whole row. Numbers go out in 16 bits, or
-// as bytes with a scale for each Hadamard block (activation_bytes.cuh), or both.
+// A thread holds 8 numbers: neighbours, with butterflies over the lowest three bits of the column, and by shuffles over the next
+// five; then, past one barrier, pairs of neighbours, over the highest bits. The norm scales all of a row alike: its sum of squares
+// meets the others at that barrier, and each block adds up the whole row. Numbers go out in 16 bits, or as bytes with a scale for
+// each Hadamard block (activation_bytes.cuh), or both. In a step it runs on few SMs that ran other kernels before, so that its
+// instructions come from far: what counts is their number, and that all loads are asked for at once (EXPERIMENTS.md).
 //
-// Bound: latency, of a read that depends on the kernel before and of two barriers.
+// Bound: latency, of a read that depends on the kernel before, of shuffles and two barriers.
 #include <cuda_runtime.h>
 
 #include "activation_bytes.cuh"
@@ -31,109 +32,104 @@ struct RotationParams {
 
 namespace {
 
-constexpr int kSize = 1 << POWER_BITS, kThreads = kSize / 16, kWarps = kThreads / 32;
-constexpr int kMiddle = POWER_BITS - 7, kEach = 1 << kMiddle;  // bits of the second butterflies, numbers of one of them
+constexpr int kSize = 1 << POWER_BITS, kThreads = kSize / 8, kWarps = kThreads / 32;
 constexpr int kMostRegisters = 64;  // so that a block has room beside one of the product before
 static_assert(POWER_BITS >= 9 && POWER_BITS <= 11);
 
 enum Source { kPlain, kNorm, kAddedNorm, kGated };
 
-// Two words of padding after 32: pairs stay aligned, and strides of 16 and of 256 numbers meet different banks.
-__device__ __forceinline__ int padded(int i) { return i + (i >> 5) * 2; }
-
-template <class T>
-__device__ __forceinline__ float2 pair_at(const void* from, int64_t i) {
-  const uint32_t raw = *reinterpret_cast<const uint32_t*>(static_cast<const T*>(from) + i);
-  const T* v = reinterpret_cast<const T*>(&raw);
-  return make_float2(to_float(v[0]), to_float(v[1]));
-}
-
-template <int Half, int Count>
-__device__ __forceinline__ void butterfly(float* v) {
+// The bit of a column that a register has, of 2^Bit apart; all 8 numbers.
+template <int Half>
+__device__ __forceinline__ void butterfly(float (&v)[8]) {
 #pragma unroll
-  for (int i = 0; i < Count; ++i)
+  for (int i = 0; i < 8; ++i)
     if (!(i & Half)) {
       const float a = v[i], b = v[i | Half];
       v[i] = a + b, v[i | Half] = a - b;
     }
 }
+// The one that a lane has.
+__device__ __forceinline__ void butterfly_of_lanes(float (&v)[8], int half) {
+  const float sign = threadIdx.x & half ? -1.f : 1.f;
+#pragma unroll
+  for (int i = 0; i < 8; ++i) v[i] = fmaf(sign, v[i], __shfl_xor_sync(~0u, v[i], half));
+}
 
-// The squares of x + delta in the row's other Hadamard blocks.
+template <class T>
+__device__ __forceinline__ float number_of(const uint4& piece, int i) {
+  return to_float(reinterpret_cast<const T*>(&piece)[i]);
+}
+// x + delta, as it is kept.
+template <class T>
+__device__ __forceinline__ T sum_of(const uint4& x, const uint4& delta, int i) {
+  return from_float<T>(number_of<T>(x, i) + number_of<T>(delta, i));
+}
 template <class T, bool Added>
-__device__ float squares_elsewhere(const RotationParams& p, const T* x, const T* delta, int first) {
+__device__ __forceinline__ float squares_of(const uint4& x, const uint4& delta) {
   float sum = 0.f;
-#pragma unroll 1
-  for (int begin = first + kSize; begin < first + p.columns; begin += kSize) {
-    const int from = (begin >= p.columns ? begin - p.columns : begin) + threadIdx.x * 8;
 #pragma unroll
-    for (int i = from; i < from + kSize; i += kThreads * 8) {
-      const uint4 a = *reinterpret_cast<const uint4*>(x + i);
-      const uint4 b = Added ? *reinterpret_cast<const uint4*>(delta + i) : make_uint4(0, 0, 0, 0);
-#pragma unroll
-      for (int k = 0; k < 8; ++k) {
-        const float v = to_float(from_float<T>(to_float(reinterpret_cast<const T*>(&a)[k]) + to_float(reinterpret_cast<const T*>(&b)[k])));
-        sum += v * v;
-      }
-    }
+  for (int i = 0; i < 8; ++i) {
+    const float v = Added ? to_float(sum_of<T>(x, delta, i)) : number_of<T>(x, i);
+    sum += v * v;
   }
   return sum;
 }
 
 template <class T, Source S, Form F, int Parts>
 __global__ void __launch_bounds__(kThreads, 65536 / kMostRegisters / kThreads) rotate(const __grid_constant__ RotationParams p) {
-  constexpr bool norm = S == kNorm || S == kAddedNorm;
-  __shared__ float held[kSize + kSize / 16];
+  constexpr bool norm = S == kNorm || S == kAddedNorm, two = S == kGated || S == kAddedNorm;
+  constexpr int kAhead = norm ? 2 : 1;  // pieces of a row that are asked for at once
+  __shared__ float4 held[kSize / 4];
   __shared__ float squares[kWarps];
   __shared__ uint32_t room[kWarps];
   launch_dependents();
-  const int t = threadIdx.x, segments = p.columns / kSize, b = blockIdx.x / segments, first = blockIdx.x % segments * kSize;
-  // The columns of this thread's pairs, and what does not depend on the kernel before.
-  auto column = [&](int pair) { return 2 * t + pair * (kSize / 8); };
-  uint32_t negative[8];
-  float2 weight[8];
-#pragma unroll
-  for (int i = 0; i < 8; ++i) {
-    negative[i] = p.flips[(first + column(i)) / 32] >> (column(i) % 32);
-    if constexpr (norm) weight[i] = pair_at<T>(p.weight, first + column(i));
-  }
+  const int t = threadIdx.x, lane = t % 32, segments = p.columns / kSize, b = blockIdx.x / segments, first = blockIdx.x % segments * kSize;
+  // What does not depend on the kernel before.
+  const uint32_t negative = reinterpret_cast<const uint8_t*>(p.flips)[(first + 8 * t) / 8];
+  uint4 weight;
+  if constexpr (norm) weight = reinterpret_cast<const uint4*>(static_cast<const T*>(p.weight) + first)[t];
   wait_for_previous_kernel();
-  const T* x = static_cast<const T*>(p.x) + b * p.x_stride;
-  const T* other = static_cast<const T*>(p.other) + b * p.other_stride;
-  float v[16], of_squares = 0.f;
-  float2 second[8];
+  const uint4* const x = reinterpret_cast<const uint4*>(static_cast<const T*>(p.x) + b * p.x_stride);
+  const uint4* const other = reinterpret_cast<const uint4*>(static_cast<const T*>(p.other) + b * p.other_stride);
+  // This thread's piece of each Hadamard block of the row, its own block first.
+  uint4 of_x[kAhead], of_other[kAhead]{};
+  const int pieces = p.columns / 8;
+  int at = first / 8 + t;
+#pragma unroll
+  for (int i = 0; i < kAhead; ++i) {
+    of_x[i] = x[at];
+    if constexpr (two) of_other[i] = other[at];
+    at += at + kThreads < pieces ? kThreads : kThreads - pieces;
+  }
+  float v[8], of_squares = 0.f;
+  if constexpr (norm) {
+    of_squares = squares_of<T, two>(of_x[0], of_other[0]);
+    if (segments > 1) of_squares += squares_of<T, two>(of_x[1], of_other[1]);
+#pragma unroll 1
+    for (int i = 2; i < segments; ++i) {
+      of_squares += squares_of<T, two>(x[at], two ? other[at] : uint4{});
+      at += at + kThreads < pieces ? kThreads : kThreads - pieces;
+    }
+  }
+  uint4 sums;
 #pragma unroll
   for (int i = 0; i < 8; ++i) {
-    const float2 a = pair_at<T>(x, first + column(i));
-    v[2 * i] = a.x, v[2 * i + 1] = a.y;
-    if constexpr (S == kGated || S == kAddedNorm) second[i] = pair_at<T>(other, first + column(i));
+    v[i] = number_of<T>(of_x[0], i);
+    if constexpr (S == kGated) v[i] = __fdividef(v[i], 1.f + __expf(-v[i])) * number_of<T>(of_other[0], i);
+    if constexpr (S == kAddedNorm) v[i] = to_float(reinterpret_cast<T*>(&sums)[i] = sum_of<T>(of_x[0], of_other[0], i));
+    if constexpr (norm) v[i] *= number_of<T>(weight, i);
+    v[i] = negative >> i & 1 ? -v[i] : v[i];
   }
-  if constexpr (norm) of_squares = squares_elsewhere<T, S == kAddedNorm>(p, x, other, first);
+  if constexpr (S == kAddedNorm)
+    reinterpret_cast<uint4*>(static_cast<T*>(p.sum) + static_cast<int64_t>(b) * p.columns + first)[t] = sums;
+  butterfly<1>(v), butterfly<2>(v), butterfly<4>(v);
 #pragma unroll
-  for (int i = 0; i < 8; ++i) {
-    float* u = v + 2 * i;
-    if constexpr (S == kGated) {
-      u[0] = __fdividef(u[0], 1.f + __expf(-u[0])) * second[i].x, u[1] = __fdividef(u[1], 1.f + __expf(-u[1])) * second[i].y;
-    }
-    if constexpr (S == kAddedNorm) {
-      uint32_t both;
-      T* sums = reinterpret_cast<T*>(&both);
-      sums[0] = from_float<T>(u[0] + second[i].x), sums[1] = from_float<T>(u[1] + second[i].y);
-      *reinterpret_cast<uint32_t*>(static_cast<T*>(p.sum) + static_cast<int64_t>(b) * p.columns + first + column(i)) = both;
-      u[0] = to_float(sums[0]), u[1] = to_float(sums[1]);
-    }
-    if constexpr (norm) {
-      of_squares += u[0] * u[0] + u[1] * u[1];
-      u[0] *= weight[i].x, u[1] *= weight[i].y;
-    }
-    u[0] = negative[i] & 1 ? -u[0] : u[0], u[1] = negative[i] & 2 ? -u[1] : u[1];
-  }
-  butterfly<1, 16>(v), butterfly<2, 16>(v), butterfly<4, 16>(v), butterfly<8, 16>(v);
-#pragma unroll
-  for (int i = 0; i < 8; ++i) *reinterpret_cast<float2*>(held + padded(column(i))) = make_float2(v[2 * i], v[2 * i + 1]);
+  for (int half = 1; half < 32; half *= 2) butterfly_of_lanes(v, half);
+  held[2 * t] = make_float4(v[0], v[1], v[2], v[3]), held[2 * t + 1] = make_float4(v[4], v[5], v[6], v[7]);
   if constexpr (norm) {
 #pragma unroll
     for (int by = 16; by; by /= 2) of_squares += __shfl_xor_sync(~0u, of_squares, by);
-    if (t % 32 == 0) squares[t / 32] = of_squares;
+    if (lane == 0) squares[t / 32] = of_squares;
   }
   __syncthreads();
   float scale = 1.f / (POWER_BITS == 9 ? 22.627417f : POWER_BITS == 10 ? 32.f : 45.254834f);  // 2^(-POWER_BITS / 2)
@@ -143,44 +139,43 @@ __global__ void __launch_bounds__(kThreads, 65536 / kMostRegisters / kThreads) r
     for (int w = 0; w < kWarps; ++w) all += squares[w];
     scale *= rsqrtf(__fdividef(all, p.columns) + p.eps);
   }
+  // Four pairs of neighbours, a quarter of the block apart. Of 2,048 bit 8 is the highest of the lane.
+  const int own = 2 * (POWER_BITS == 11 ? lane % 16 + t / 32 * 16 + lane / 16 * 128 : t);
 #pragma unroll
-  for (int group = 0; group < 16 / kEach; ++group) {
-    const int unit = t + group * kThreads, start = unit % 16 + unit / 16 * (16 * kEach);
-    float u[kEach];
-#pragma unroll
-    for (int i = 0; i < kEach; ++i) u[i] = held[padded(start + 16 * i)];
-    butterfly<1, kEach>(u), butterfly<2, kEach>(u);
-    if constexpr (kEach > 4) butterfly<4, kEach>(u);
-    if constexpr (kEach > 8) butterfly<8, kEach>(u);
-#pragma unroll
-    for (int i = 0; i < kEach; ++i) held[padded(start + 16 * i)] = u[i];
+  for (int i = 0; i < 4; ++i) {
+    const float2 u = reinterpret_cast<const float2*>(held)[(own + i * (kSize / 4)) / 2];
+    v[2 * i] = u.x, v[2 * i + 1] = u.y;
   }
-  __syncthreads();
-#pragma unroll
-  for (int i = 0; i < 16; i += 2) {
-    const float2 u = *reinterpret_cast<const float2*>(held + padded(16 * t + i));
-    v[i] = u.x, v[i + 1] = u.y;
-  }
-  butterfly<2, 16>(v), butterfly<4, 16>(v), butterfly<8, 16>(v);
+  butterfly<4>(v);
+  if constexpr (POWER_BITS > 9) butterfly<2>(v);
+  if constexpr (POWER_BITS > 10) butterfly_of_lanes(v, 16);
+  const int64_t before = static_cast<int64_t>(b) * p.columns + first + own;
   if (p.y) {
-    uint4* to = reinterpret_cast<uint4*>(static_cast<T*>(p.y) + static_cast<int64_t>(b) * p.columns + first + 16 * t);
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      uint4 piece;
-#pragma unroll
-      for (int k = 0; k < 8; ++k) reinterpret_cast<T*>(&piece)[k] = from_float<T>(v[8 * half + k] * scale);
-      to[half] = piece;
+    for (int i = 0; i < 4; ++i) {
+      const T pair[2] = {from_float<T>(v[2 * i] * scale), from_float<T>(v[2 * i + 1] * scale)};
+      *reinterpret_cast<uint32_t*>(static_cast<T*>(p.y) + before + i * (kSize / 4)) = *reinterpret_cast<const uint32_t*>(pair);
     }
   }
   if constexpr (F != kNone) {
-    float c[16 * F];
+    float c[8 * F];
     components<F>(v, c);
     const float limit = largest_of_block<kWarps>(largest_of(c), room), inverse = limit > 0.f ? 127.f / limit : 0.f;
     if (t == 0) p.scales[blockIdx.x] = limit / 127.f * scale;
-    uint32_t words[Parts][4 * F];
+    uint32_t words[Parts][2 * F];
     bytes_of<Parts>(c, inverse, words);
-    const int64_t pitch = F * p.columns;
-    write_words(words, p.bytes + b * Parts * pitch + F * (first + 16 * t), pitch);
+#pragma unroll
+    for (int part = 0; part < Parts; ++part) {
+      uint8_t* const row = p.bytes + F * (static_cast<int64_t>(b * (Parts - 1) + part) * p.columns + before);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        uint8_t* const to = row + F * i * (kSize / 4);
+        if constexpr (F == kPairs)
+          *reinterpret_cast<uint32_t*>(to) = words[part][i];
+        else
+          *reinterpret_cast<uint16_t*>(to) = words[part][i / 2] >> (i % 2 * 16);
+      }
+    }
   }
 }
 
