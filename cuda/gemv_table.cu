@@ -185,17 +185,20 @@ __global__ void __maxnreg__(Paired ? kMostRegisters / 2 : kMostRegisters)
     const __half* const row_scales = reinterpret_cast<const __half*>(shared + work.row_scales_at);
     uint32_t thread = threadIdx.x, width = work.width;
     known(thread), known(width);  // or the compiler works on addresses before the loop
-    // Eight neighbours add a row's places: one wait for all, and few instructions, which here are new to the SM.
 #pragma unroll 1
-    for (uint32_t i = thread / 8; i < own * of_strip; i += kThreads / 8) {
+    for (uint32_t i = thread; i < own * of_strip; i += kThreads) {
       const uint32_t row = i >> width, b = i - (row << width);
+      if (b >= batch) continue;
       const uint2 span = spans[row / 16];
       float sum = 0;
 #pragma unroll 1
-      for (uint32_t k = span.x + thread % 8; k <= span.y; k += 8) sum += places[k * of_strip + i];
+      for (uint32_t first = span.x; first <= span.y; first += 8) {  // eight at once: one wait for all
+        float found[8];
 #pragma unroll
-      for (uint32_t other = 4; other; other >>= 1) sum += __shfl_xor_sync(~0u, sum, other);
-      if (b >= batch || thread % 8) continue;
+        for (uint32_t k = 0; k < 8; ++k) found[k] = places[min(first + k, span.y) * of_strip + i];
+#pragma unroll
+        for (uint32_t k = 0; k < 8; ++k) sum += first + k <= span.y ? found[k] : 0.f;
+      }
       sum *= kTwoParts && pass.part ? p.unit[1] : p.unit[0];
       if (pass.begin) sum += sums[i];
       if (pass.end < p.columns)
