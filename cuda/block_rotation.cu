@@ -14,6 +14,7 @@
 
 #include "activation_bytes.cuh"
 #include "async_copy.cuh"
+#include "half_products.cuh"
 #include "launch.cuh"
 
 struct RotationParams {
@@ -59,19 +60,15 @@ template <class T>
 __device__ __forceinline__ float number_of(const uint4& piece, int i) {
   return to_float(reinterpret_cast<const T*>(&piece)[i]);
 }
-// x + delta, as it is kept.
 template <class T>
-__device__ __forceinline__ T sum_of(const uint4& x, const uint4& delta, int i) {
-  return from_float<T>(number_of<T>(x, i) + number_of<T>(delta, i));
+__device__ __forceinline__ uint4 add_pieces(const uint4& a, const uint4& b) {
+  return make_uint4(add_pairs<T>(a.x, b.x), add_pairs<T>(a.y, b.y), add_pairs<T>(a.z, b.z), add_pairs<T>(a.w, b.w));
 }
-template <class T, bool Added>
-__device__ __forceinline__ float squares_of(const uint4& x, const uint4& delta) {
+template <class T>
+__device__ __forceinline__ float squares_of(const uint4& piece) {
   float sum = 0.f;
 #pragma unroll
-  for (int i = 0; i < 8; ++i) {
-    const float v = Added ? to_float(sum_of<T>(x, delta, i)) : number_of<T>(x, i);
-    sum += v * v;
-  }
+  for (int i = 0; i < 8; ++i) sum += number_of<T>(piece, i) * number_of<T>(piece, i);
   return sum;
 }
 
@@ -103,25 +100,25 @@ __global__ void __launch_bounds__(kThreads, 65536 / kMostRegisters / kThreads) r
   }
   float v[8], of_squares = 0.f;
   if constexpr (norm) {
-    of_squares = squares_of<T, two>(of_x[0], of_other[0]);
-    if (segments > 1) of_squares += squares_of<T, two>(of_x[1], of_other[1]);
+    auto f = [](const uint4& a, const uint4& b) { return two ? add_pieces<T>(a, b) : a; };
+    of_x[0] = f(of_x[0], of_other[0]);
+    of_squares = squares_of<T>(of_x[0]);
+    if (segments > 1) of_squares += squares_of<T>(f(of_x[1], of_other[1]));
 #pragma unroll 1
     for (int i = 2; i < segments; ++i) {
-      of_squares += squares_of<T, two>(x[at], two ? other[at] : uint4{});
+      of_squares += squares_of<T>(f(x[at], two ? other[at] : uint4{}));
       at += at + kThreads < pieces ? kThreads : kThreads - pieces;
     }
   }
-  uint4 sums;
 #pragma unroll
   for (int i = 0; i < 8; ++i) {
     v[i] = number_of<T>(of_x[0], i);
     if constexpr (S == kGated) v[i] = __fdividef(v[i], 1.f + __expf(-v[i])) * number_of<T>(of_other[0], i);
-    if constexpr (S == kAddedNorm) v[i] = to_float(reinterpret_cast<T*>(&sums)[i] = sum_of<T>(of_x[0], of_other[0], i));
     if constexpr (norm) v[i] *= number_of<T>(weight, i);
     v[i] = negative >> i & 1 ? -v[i] : v[i];
   }
   if constexpr (S == kAddedNorm)
-    reinterpret_cast<uint4*>(static_cast<T*>(p.sum) + static_cast<int64_t>(b) * p.columns + first)[t] = sums;
+    reinterpret_cast<uint4*>(static_cast<T*>(p.sum) + static_cast<int64_t>(b) * p.columns + first)[t] = of_x[0];
   butterfly<1>(v), butterfly<2>(v), butterfly<4>(v);
 #pragma unroll
   for (int half = 1; half < 32; half *= 2) butterfly_of_lanes(v, half);
@@ -160,8 +157,8 @@ __global__ void __launch_bounds__(kThreads, 65536 / kMostRegisters / kThreads) r
   if constexpr (F != kNone) {
     float c[8 * F];
     components<F>(v, c);
-    const float limit = largest_of_block<kWarps>(largest_of(c), room), inverse = limit > 0.f ? 127.f / limit : 0.f;
-    if (t == 0) p.scales[blockIdx.x] = limit / 127.f * scale;
+    const float limit = largest_of_block<kWarps>(largest_of(c), room), inverse = limit > 0.f ? __fdividef(127.f, limit) : 0.f;
+    if (t == 0) p.scales[blockIdx.x] = limit * scale * (1.f / 127.f);
     uint32_t words[Parts][2 * F];
     bytes_of<Parts>(c, inverse, words);
 #pragma unroll

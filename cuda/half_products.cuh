@@ -1,4 +1,4 @@
-// Matrix products of half precision with sums in float32. (tests/cuda_on_cpu has their meaning in plain C++.)
+// Matrix products of half precision with sums in float32, and sums of pairs. (tests/cuda_on_cpu has their meaning in plain C++.)
 #pragma once
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
@@ -22,4 +22,18 @@ __device__ __forceinline__ void mma_half<__nv_bfloat16>(float (&d)[4], const uin
   asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// Two numbers in a word each.
+template <class T> __device__ __forceinline__ uint32_t add_pairs(uint32_t a, uint32_t b);
+
+template <> __device__ __forceinline__ uint32_t add_pairs<__half>(uint32_t a, uint32_t b) {
+  uint32_t sum;
+  asm("add.rn.f16x2 %0, %1, %2;" : "=r"(sum) : "r"(a), "r"(b));
+  return sum;
+}
+template <> __device__ __forceinline__ uint32_t add_pairs<__nv_bfloat16>(uint32_t a, uint32_t b) {
+  uint32_t sum;
+  asm("add.rn.bf16x2 %0, %1, %2;" : "=r"(sum) : "r"(a), "r"(b));
+  return sum;
 }

@@ -3,6 +3,7 @@
 #include "cuda_bf16.h"
 #include "cuda_fp16.h"
 #include "cuda_runtime.h"
+#include "numbers.cuh"
 
 namespace emulated {
 inline float number(__half v) { return __half2float(v); }
@@ -33,4 +34,13 @@ void mma_half(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
       }
   });
   for (int i = 0; i < 4; ++i) d[i] += __uint_as_float(sums[i]);
+}
+
+template <class T>
+uint32_t add_pairs(uint32_t a, uint32_t b) {
+  T pairs[2][2];
+  std::memcpy(pairs[0], &a, 4), std::memcpy(pairs[1], &b, 4);
+  for (int i = 0; i < 2; ++i) pairs[0][i] = from_float<T>(to_float(pairs[0][i]) + to_float(pairs[1][i]));
+  std::memcpy(&a, pairs[0], 4);
+  return a;
 }
