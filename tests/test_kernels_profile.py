@@ -104,14 +104,22 @@ def test_rows_are_timed_again_where_asked(tmp_path: Path, timed: list[tuple[str,
     given = ["--layers", str(tmp_path / "layers.csv"), "--out", str(tmp_path / "latency.csv"), "--config", "any"]
     profile.main([*given, "--quantizers", "trellis-2", "tcq-3"])
     before, count = pd.read_csv(tmp_path / "latency.csv"), len(timed)
-    halved = before.assign(latency_us=before.latency_us / 2)  # as an update would find it
+    halved = before.astype({"out_features": "Int64", "in_features": "Int64"}).assign(
+        latency_us=before.latency_us / 2.1
+    )  # as an update would find it
     halved.to_csv(tmp_path / "latency.csv", index=False)
+    lines = set((tmp_path / "latency.csv").read_text().splitlines())
     profile.main([*given, "--quantizers", "trellis-2", "--again", "constant", "down_proj"])
     assert timed[count:] == [("trellis-2", 1)]
+    gone = lines - set((tmp_path / "latency.csv").read_text().splitlines())
+    assert {line.rpartition(",tensor-core")[0] or line.partition(",")[0] for line in gone} == {
+        "constant",
+        "down_proj,trellis-2",
+    }, "all others are as they were"
     after = pd.read_csv(tmp_path / "latency.csv").set_index(["members", "quantizer"]).latency_us
     expected = before.fillna("").set_index(["members", "quantizer"]).latency_us
     assert after["down_proj", "trellis-2"] == expected["down_proj", "trellis-2"]
-    assert after["down_proj", "tcq-3"] == expected["down_proj", "tcq-3"] / 2
+    assert after["down_proj", "tcq-3"] == pytest.approx(expected["down_proj", "tcq-3"] / 2.1)
     assert after["constant"].iloc[0] == expected["constant"].iloc[0]
     profile.main([*given, "--quantizers", "tcq-3", "--again", "down_proj", "--no-fusion"])
     assert len(pd.read_csv(tmp_path / "latency.csv")) == len(before), "what is not timed is not lost"

@@ -12,7 +12,7 @@ import argparse
 import json
 import logging
 import statistics
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -33,10 +33,11 @@ CONSTANT = "constant"
 
 
 def kept(path: Path) -> pd.DataFrame:
-    """The rows of an earlier run. ValueError where the file is another table."""
+    """The rows of an earlier run, as they stand there. ValueError where the file is another table."""
     if not path.exists():
         return pd.DataFrame(columns=COLUMNS)
-    rows = pd.read_csv(path)
+    whole: dict[Hashable, str] = {"out_features": "Int64", "in_features": "Int64"}  # a constant has none
+    rows = pd.read_csv(path, dtype=whole, float_precision="round_trip")
     if list(rows.columns) != COLUMNS:
         raise ValueError(f"{path} is no table of this command; name another file")
     return rows
@@ -160,9 +161,10 @@ def with_head(rows: pd.DataFrame, key: tuple[object, ...], batch: int, times: Se
 
 
 def appended(rows: pd.DataFrame, key: tuple[object, ...], times: Sequence[float]) -> pd.DataFrame:
-    """The table with one more row."""
+    """The table with one more row; constants stand first."""
     row = [*key, statistics.median(times), min(times), max(times)]
-    return pd.DataFrame([*rows.to_numpy(object).tolist(), row], columns=COLUMNS)
+    found = sorted([*rows.to_numpy(object).tolist(), row], key=lambda row: row[0] != CONSTANT)
+    return pd.DataFrame(found, columns=COLUMNS)
 
 
 if __name__ == "__main__":
