@@ -6,8 +6,8 @@
 // A thread holds 8 numbers: neighbours, with butterflies over the lowest three bits of the column, and by shuffles over the next
 // five; then, past one barrier, pairs of neighbours, over the highest bits. The norm scales all of a row alike: its sum of squares
 // meets the others at that barrier, and each block adds up the whole row. Numbers go out in 16 bits, or as bytes with a scale for
-// each Hadamard block (activation_bytes.cuh), or both. In a step it runs on few SMs that ran other kernels before, so that its
-// instructions come from far: what counts is their number, and that all loads are asked for at once (EXPERIMENTS.md).
+// each Hadamard block (activation_bytes.cuh), or both. A few warps have an SM to themselves: what counts is how many instructions each
+// executes, and that all loads are asked for at once (EXPERIMENTS.md).
 //
 // Bound: latency, of a read that depends on the kernel before, of shuffles and two barriers.
 #include <cuda_runtime.h>
@@ -39,7 +39,7 @@ static_assert(POWER_BITS >= 9 && POWER_BITS <= 11);
 
 enum Source { kPlain, kNorm, kAddedNorm, kGated };
 
-// The bit of a column that a register has, of 2^Bit apart; all 8 numbers.
+// Over a bit of the number's place in registers.
 template <int Half>
 __device__ __forceinline__ void butterfly(float (&v)[8]) {
 #pragma unroll
@@ -49,7 +49,7 @@ __device__ __forceinline__ void butterfly(float (&v)[8]) {
       v[i] = a + b, v[i | Half] = a - b;
     }
 }
-// The one that a lane has.
+// Over a bit of the lane.
 __device__ __forceinline__ void butterfly_of_lanes(float (&v)[8], int half) {
   const float sign = threadIdx.x & half ? -1.f : 1.f;
 #pragma unroll
