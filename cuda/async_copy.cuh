@@ -2,6 +2,8 @@
 #pragma once
 #include <cstdint>
 
+#include "card.cuh"
+
 // An address in shared memory that the compiler keeps as it is: of a pointer it works out the block's window again and again.
 using SharedAt = uint32_t;
 __device__ __forceinline__ SharedAt shared_at(const void* p) {
@@ -65,5 +67,9 @@ __device__ __forceinline__ void wait_copies() {
 }
 
 // Programmatic dependent launch: the next kernel may start its prologue; this one waits for all of the kernel before it.
-__device__ __forceinline__ void launch_dependents() { asm volatile("griddepcontrol.launch_dependents;"); }
-__device__ __forceinline__ void wait_for_previous_kernel() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+__device__ __forceinline__ void launch_dependents() {
+  if constexpr (kOverlaps) asm volatile("griddepcontrol.launch_dependents;");
+}
+__device__ __forceinline__ void wait_for_previous_kernel() {
+  if constexpr (kOverlaps) asm volatile("griddepcontrol.wait;" ::: "memory");
+}

@@ -30,9 +30,11 @@ using namespace table;
 
 namespace {
 
-constexpr int kWarps = 8, kThreads = kWarps * 32, kStages = First::kBeside > 1 ? First::kBeside : 3;
-constexpr int kRing = largest(First::ring(kStages), Second::ring(kStages));  // of a warp
+constexpr int kWarps = 8, kThreads = kWarps * 32;
 constexpr int kBehind = 16;  // bytes behind the rings: lanes of codes of odd width read a word more than they need
+constexpr int of_warp(int slots) { return largest(First::ring(slots), Second::ring(slots)); }
+constexpr int bytes_of(int ring) { return Table::kBytes + kWarps * ring + kBehind; }
+constexpr int kStages = First::kBeside > 1 ? First::kBeside : bytes_of(of_warp(3)) <= kMostShared ? 3 : 2, kRing = of_warp(kStages);
 constexpr bool kComputed = Table::kBytes == 0, kTwoParts = !std::is_same_v<First, Second>;
 
 // The two weights of an operand of table_lookup.cuh, over the unit.
@@ -107,9 +109,8 @@ __global__ void __launch_bounds__(kThreads) dequantize(const __grid_constant__ D
 
 template <class T>
 int launch(const DequantizeTableParams& p, int processors, cudaStream_t stream) {
-  const int bytes = Table::kBytes + kWarps * kRing + kBehind;
   const int most = p.rows / 16 * ((p.columns + 127) / 128);  // items are 8 tiles or more: blocks beyond would have none
-  return launch_overlapped(dequantize<T>, min(most, 2 * processors), kThreads, bytes, stream, p);
+  return launch_overlapped(dequantize<T>, min(most, 2 * processors), kThreads, bytes_of(kRing), stream, p);
 }
 
 }  // namespace

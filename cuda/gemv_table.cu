@@ -271,17 +271,17 @@ int launch(const TableParams& p, const TableWork& work, int blocks, cudaStream_t
 
 template <class T>
 int multiply(TableParams p, int processors, cudaStream_t stream) {
-  const int strips = p.rows / 16, blocks = min(strips, processors), batch = p.batch;
+  const int strips = p.rows / 16, batch = p.batch;
   for (int done = 0; done < batch;) {
     p.batch = batch - done;
-    const TableWork work(p, blocks);
-    p.batch = work.batch;
-    if (!p.batch) return cudaErrorInvalidValue;
+    int blocks = min(strips, processors);
+    TableWork work(p, blocks);
+    while (!work.batch && blocks < strips) blocks = min(strips, 2 * blocks), work = TableWork(p, blocks);  // fewer sums each
+    if (!(p.batch = work.batch)) return cudaErrorInvalidValue;
     auto launcher = p.batch > 8 ? launch<T, 2, 1> : p.parts == 2 ? launch<T, 1, kComputed ? 2 : 1> : launch<T, 1, 1>;
-    if constexpr (kPairs) {
-      const bool few = blocks == processors && strips * (p.columns / 16) <= kMostPaired * kWarps * blocks;
+    const bool few = blocks == processors && strips * (p.columns / 16) <= kMostPaired * kWarps * blocks;
+    if constexpr (kPairs)
       if (p.batch <= 8 && !p.alone && few && work.bytes <= kHalfOfAnSm) launcher = launch<T, 1, 1, true>;
-    }
     if (const int status = launcher(p, work, blocks, stream)) return status;
     done += p.batch;
     p.x = static_cast<const T*>(p.x) + static_cast<int64_t>(p.batch) * p.parts * p.columns;

@@ -184,10 +184,12 @@ template <class O, Share S>
 constexpr int ring_bytes = Ring<O::kShared < 4, S>::kBytes;
 
 template <int Q, class O, Share S, class T>
-int launch(const GemvParams& p, int processors, cudaStream_t stream) {
-  const GemvWork<O> work(p, ring_bytes<O, S>, processors);
+int launch(const GemvParams& p, int blocks, cudaStream_t stream) {
+  const int strips = p.rows / 16;
+  GemvWork<O> work(p, ring_bytes<O, S>, blocks);
+  while (work.bytes > kMostShared && blocks < strips) work = GemvWork<O>(p, ring_bytes<O, S>, blocks *= 2);  // fewer sums each
   const int bytes = max(static_cast<int>(work.bytes), p.alone ? kAlone : 0);
-  return launch_overlapped(gemv<Q, O, S, T>, min(p.rows / 16, processors), kThreads, bytes, stream, p, work);
+  return launch_overlapped(gemv<Q, O, S, T>, min(strips, blocks), kThreads, bytes, stream, p, work);
 }
 
 // As many of the batch at once as the instruction has columns for and as shared memory holds: long rows take several passes,
@@ -226,7 +228,7 @@ int multiply(GemvParams p, int processors, cudaStream_t stream) {
     using Sixteen = Operands<1, 2>;
     using Eight = Operands<1, 1>;
     using Four = Operands<2, 1>;
-    using Two = Operands<4, 1, QUARTERS == 13 ? 2 : 4>;  // or 4,096 columns would leave no room for two blocks
+    using Two = Operands<4, 1, QUARTERS == 13 || kLess ? 2 : 4>;  // or 4,096 columns would leave no room for two blocks
     if (left > 8 && fits(Sixteen{})) pass(Sixteen{});
     else if (left > 4 && fits(Eight{})) pass(Eight{});
     else if (left > 2 && fits(Four{})) pass(Four{});

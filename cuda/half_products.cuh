@@ -5,6 +5,8 @@
 
 #include <cstdint>
 
+#include "card.cuh"
+
 // d += a b: a 16 x 16, b 16 x 8. Lane (g, q) = (lane / 4, lane % 4) holds, in each word two neighbours along k: a[0]
 // row g, k 2 q ..; a[1] row g + 8; a[2], a[3] the same at k + 8; b0 column g, k 2 q ..; b1 at k + 8; d[0], d[1] row
 // g, columns 2 q, 2 q + 1; d[2], d[3] row g + 8.
@@ -34,6 +36,9 @@ template <> __device__ __forceinline__ uint32_t add_pairs<__half>(uint32_t a, ui
 }
 template <> __device__ __forceinline__ uint32_t add_pairs<__nv_bfloat16>(uint32_t a, uint32_t b) {
   uint32_t sum;
-  asm("add.rn.bf16x2 %0, %1, %2;" : "=r"(sum) : "r"(a), "r"(b));
+  if constexpr (CAPABILITY >= 90)
+    asm("add.rn.bf16x2 %0, %1, %2;" : "=r"(sum) : "r"(a), "r"(b));
+  else  // 1 a + b
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(sum) : "r"(a), "r"(0x3F803F80), "r"(b));
   return sum;
 }

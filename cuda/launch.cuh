@@ -4,9 +4,7 @@
 
 #include <cstdint>
 
-// Bytes of shared memory: of a block at most, with what the system keeps; of one of two that share an SM; of one that has an SM to
-// itself. Between rotations blocks of the next product that find no room beside a rotation's would pile up on another SM.
-constexpr int kMostShared = 232448, kSystem = 1024, kHalfOfAnSm = 233472 / 2 - kSystem, kAlone = kMostShared / 2 + kSystem;
+#include "card.cuh"
 
 // Columns of a scale are a power of two: how many scales a row of x has.
 __host__ __device__ constexpr int segments_of(int columns, int segment_bits) { return (columns + (1 << segment_bits) - 1) >> segment_bits; }
@@ -20,9 +18,10 @@ struct Divisor {
   __device__ __forceinline__ uint32_t operator()(uint32_t numerator) const { return __umulhi(numerator, reciprocal); }
 };
 
-// Returns a cudaError_t. shared: bytes of dynamic shared memory.
+// Returns a cudaError_t. shared: bytes of dynamic shared memory, at most kMostShared.
 template <class... Parameters, class... Arguments>
 int launch_overlapped(void (*kernel)(Parameters...), int blocks, int threads, int shared, cudaStream_t stream, Arguments... arguments) {
+  if (shared > kMostShared) return cudaErrorInvalidValue;
   if (cudaError_t e = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared)) return e;
   // All alike: an SM that is set up for less shared memory takes no block of the next kernel before it is idle, and some
   // other SM gets two.
@@ -37,6 +36,6 @@ int launch_overlapped(void (*kernel)(Parameters...), int blocks, int threads, in
   config.dynamicSmemBytes = shared;
   config.stream = stream;
   config.attrs = &overlap;
-  config.numAttrs = 1;
+  config.numAttrs = kOverlaps;
   return cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...);
 }

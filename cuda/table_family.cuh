@@ -4,11 +4,12 @@
 //   STEP_BITS, STATE_BITS, COMPUTED: trellis2-STEP_BITS/2
 //   INDEX_BITS: vq-INDEX_BITS/2, and nuq-INDEX_BITS/2 by pairs of levels or, with LEVELS, level by level
 #pragma once
+#include "card.cuh"
 #include "table_codes.cuh"
 #include "table_lookup.cuh"
 
 #ifndef TABLE_BYTES
-#define TABLE_BYTES 131072  // at most of a block's shared memory
+#define TABLE_BYTES (kLeast ? 32768 : kLess ? 65536 : 131072)  // at most of a block's shared memory
 #endif
 
 namespace table {
@@ -30,7 +31,7 @@ using Second = First;
 #if LEVELS
 using Table = Levels<INDEX_BITS / 2, 32>;
 #else
-using Table = Indexed<INDEX_BITS, copies_of(INDEX_BITS, INDEX_BITS > 10 ? 65536 : TABLE_BYTES)>;
+using Table = Indexed<INDEX_BITS, copies_of(INDEX_BITS, INDEX_BITS > 10 ? (TABLE_BYTES) / 2 : TABLE_BYTES)>;
 #endif
 #endif
 

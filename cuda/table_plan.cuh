@@ -33,7 +33,7 @@ namespace table {
 constexpr bool kComputed = Table::kBytes == 0;
 // Of trellis2 up to 2 bits: with 20 warps q and qkv end .5 us sooner in a model, with 24 the rest of the rates (EXPERIMENTS.md).
 #ifndef WARPS
-#define WARPS (kComputed ? (First::kUnit <= 256 ? 20 : 24) : 16)
+#define WARPS (kLeast ? (kComputed ? 16 : 8) : kComputed ? (First::kUnit <= 256 ? 20 : 24) : 16)
 #endif
 constexpr int kWarps = WARPS, kThreads = kWarps * 32;
 constexpr int kMostBatch = 16, kWindow = 256;  // windows of x are multiples of it
@@ -44,13 +44,13 @@ constexpr int kUnrolled = First::kRows && (First::kUnit == 24 || First::kUnit ==
 // columns and batch 1; more copies ahead are slower, the loads of x stand behind them.
 constexpr int kSlot = largest(First::kSlot, Second::kSlot);
 constexpr int kOther = 8208 + 2048 + kSystem;  // of x, of sums, and what the system keeps
-constexpr int kRoom = (Table::kBytes <= 65536 ? 116736 - kOther : kMostShared - 32768) - Table::kBytes;
+constexpr int kRoom = (Table::kBytes <= 65536 ? (kMostShared + kSystem) / 2 - kOther : kMostShared - 32768) - Table::kBytes;
 constexpr int clamped(int v) { return v < 2 ? 2 : v > 4 ? 4 : v; }
 constexpr int kFit = clamped(kComputed ? (2048 + kSlot - 1) / kSlot : kRoom / kWarps / kSlot);
 constexpr int kStages = First::kBeside > 1 ? First::kBeside : kFit;
 constexpr int kWarpRing = largest(First::ring(kStages), Second::ring(kStages)), kRing = kWarps * kWarpRing;
 // As many as the warps of one block leave each: with less the compiler lets lookups wait for each other.
-constexpr int kMostRegisters = 65536 / kThreads / 8 * 8;
+constexpr int kMostRegisters = (kThreads > 256 ? 65536 / kThreads : 255) / 8 * 8;
 constexpr bool kTwoParts = !std::is_same_v<First, Second>;
 static_assert(Table::kBytes % 16 == 0 && kSlot % 16 == 0 && Table::kBytes + kRing < kMostShared);
 

@@ -28,19 +28,25 @@ constexpr int kWarps = 16, kThreads = kWarps * 32;
 // 14,336 columns.
 enum Share { kOne, kTwo, kTwoShort };
 
+constexpr int tiles_within(int bytes) {
+  int tiles = 32;
+  while (tiles > 4 && kWarps * 2 * tiles * 8 * QUARTERS > bytes) tiles /= 2;
+  return tiles;
+}
+
 // Tiles of a copy and copies of the ring: long ones, as each costs 30 instructions. One block has room for 14,336 columns of a
-// batch of 8 (wide), or of 2; two for 4,096.
+// batch of 8 (wide), or of 2; two for 4,096. Of cards with less shared memory a third of it, or half of that.
 template <bool Wide, Share S>
 struct Ring {
   // Up to which quarters of a bit 32 tiles, and 16.
   static constexpr int kMost32 = S ? (Wide ? 8 : 13) : (Wide ? 13 : 16), kMost16 = S ? (Wide ? 16 : 24) : 18;
-  static constexpr int kTiles = S == kTwoShort ? 24 : QUARTERS <= kMost32 ? 32 : QUARTERS <= kMost16 ? 16 : 8;
-  static constexpr int kStages = Wide && !S && QUARTERS > kMost32 && QUARTERS <= 16 ? 3 : 2;
+  static constexpr int kTiles = kLess ? tiles_within(kMostShared / (S ? 6 : 3)) : S == kTwoShort ? 24 : QUARTERS <= kMost32 ? 32 : QUARTERS <= kMost16 ? 16 : 8;
+  static constexpr int kStages = !kLess && Wide && !S && QUARTERS > kMost32 && QUARTERS <= 16 ? 3 : 2;
   static constexpr int kBytes = kWarps * kStages * kTiles * 8 * QUARTERS;
   static constexpr int kRegisters = S ? 64 : Wide ? 128 : 96;
   static constexpr int kUnrolled = Wide ? 1 : QUARTERS < 16 ? 4 : 2;  // units a turn of the loop, measured
 };
-constexpr bool kHasShort = QUARTERS >= 11 && QUARTERS <= 13;
+constexpr bool kHasShort = !kLess && QUARTERS >= 11 && QUARTERS <= 13;
 constexpr int kMostPaired = QUARTERS <= 16 ? 128 : 64;  // tiles of a warp: beyond, what 64 registers cost is more
 
 // What is the same for all blocks, worked out once: what stands before and behind the loop, 16 warps execute.

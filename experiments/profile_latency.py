@@ -12,20 +12,16 @@ from omegaconf import DictConfig
 
 from experiments.entry import run, save_run
 from quantizers.kernels import profile
-from quantizers.kernels.build import KernelUnavailableError, compiler
+from quantizers.kernels.build import KernelUnavailableError, here
 
 
 def main(cfg: DictConfig) -> None:
     """Time what latency.csv lacks."""
-    import torch
-
     folder = Path(cfg.tables)
     if not (folder / "layers.csv").is_file():
         raise ValueError(f"{folder} has no layers.csv: python -m experiments.inventory out={folder} writes it")
-    if not torch.cuda.is_available():
-        raise ValueError("no CUDA device: products are timed on a GPU")
     try:
-        compiler()
+        here()
     except KernelUnavailableError as error:
         raise ValueError(str(error)) from None
     out = folder / "latency.csv"

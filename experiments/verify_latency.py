@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 from experiments.entry import run, save_run
 from quantizers.kernels import decode_step
-from quantizers.kernels.build import KernelUnavailableError, compiler
+from quantizers.kernels.build import KernelUnavailableError, here
 
 SETTINGS = (
     "config",
@@ -36,7 +36,7 @@ def main(cfg: DictConfig) -> None:
     """Measure every plan; write both files and the command's record."""
     if cfg.device == "cuda":
         try:
-            compiler()
+            here()
         except KernelUnavailableError as error:
             raise ValueError(str(error)) from None
     out = Path(cfg.out)

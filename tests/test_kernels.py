@@ -7,24 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from kernel_products import check_products, needs_gpu, needs_nvcc
 
 from quantizers import make_quantizer
-from quantizers.base import Encoded
 from quantizers.kernels import ahead
-from quantizers.kernels.build import SOURCES, KernelUnavailableError, build, compile_command, compiler, load
+from quantizers.kernels.build import SOURCES, KernelUnavailableError, build, compile_command, load
 from quantizers.kernels.gemv import multiply
-from quantizers.kernels.place import Place
 
 
-def has_compiler() -> bool:
-    try:
-        compiler()
-    except KernelUnavailableError:
-        return False
-    return True
-
-
-@pytest.mark.skipif(not has_compiler(), reason="no nvcc")
+@needs_nvcc
 @pytest.mark.parametrize(
     ("name", "defines", "entry"),
     [
@@ -74,28 +65,9 @@ def test_shapes_that_the_kernel_does_not_take_are_refused() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not (torch.cuda.is_available() and has_compiler()), reason="needs a CUDA device and nvcc")
+@needs_gpu
 @pytest.mark.parametrize("quarters", [5, 8, 11, 12, 13, 16, 19, 24])
 @pytest.mark.parametrize("shape", [(16, 64), (48, 576), (576, 1536), (1536, 576), (4096, 4096), (256, 14336)])
 def test_products_equal_those_of_the_decoded_weight(quarters: int, shape: tuple[int, int]) -> None:
-    rows, columns = shape
-    quantizer = make_quantizer(f"trellis-{quarters / 4:g}")
-    generator = torch.Generator().manual_seed(rows + quarters)
-    codes = torch.randint(0, 256, (rows * columns * quarters // 32,), dtype=torch.uint8, generator=generator)
-    scale = (torch.rand(rows, generator=generator) + 0.5).half()
-    tensors = {"codes": codes, "row_scale": scale}
-    weight = quantizer.decode(Encoded(out_features=rows, in_features=columns, tensors=tensors)).double()
-    for batch in (1, 2, 3, 4, 8, 13, 16):
-        for dtype in (torch.float16, torch.bfloat16):
-            x = torch.randn(batch, columns, generator=generator).to(dtype)
-            products = []
-            for place in Place:
-                y = torch.full((batch, rows), torch.nan, dtype=dtype, device="cuda")
-                multiply(codes.cuda(), scale.cuda(), x.cuda(), y, quarters, place=place)
-                products.append(y.cpu().double())
-            same = [torch.equal(product, products[0]) for product in products]
-            assert all(same), "sums are integers: every run is the same"
-            wanted = x.double() @ weight.T
-            error = ((products[0] - wanted).norm() / wanted.norm()).item()
-            rounding = 4e-4 if dtype == torch.float16 else 3e-3  # of the output
-            assert error < rounding + (0.0 if batch <= 4 else 1.2e-2)  # 8-bit activations from batch 5 on
+    quantizer, dtypes = make_quantizer(f"trellis-{quarters / 4:g}"), (torch.float16, torch.bfloat16)
+    check_products(quantizer, shape, (1, 2, 3, 4, 8, 13, 16), dtypes, device="cuda")

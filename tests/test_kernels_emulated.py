@@ -12,12 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from emulated_kernels import PROCESSORS, emulated, library_folder, needs_gxx, on_cpu
+from emulated_kernels import emulated, library_folder, needs_gxx, on_cpu
+from kernel_products import check_products, emulate_products
 
 from quantizers import make_quantizer
-from quantizers.base import Encoded
-from quantizers.kernels import activation_bytes, encode, gemv
-from quantizers.kernels.place import Place
+from quantizers.kernels import encode
 from quantizers.trellis.computed import CONSTANTS, DEVIATION, LARGEST, all_values, native_state_bits, shifts
 from quantizers.trellis.mixed_viterbi import closest_symbols
 
@@ -31,70 +30,24 @@ pytestmark = [needs_gxx, pytest.mark.usefixtures("on_cpu")]
 def test_products_of_trellis_codes(
     quarters: int, order: int, shape: tuple[int, int], library_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows, columns = shape
-    library = emulated("gemv_trellis", {"QUARTERS": quarters, **ORDERS[order]}, library_folder)
-    monkeypatch.setattr(gemv, "load", lambda name, device, defines: library)
-    monkeypatch.setattr(activation_bytes, "load", lambda name, device: emulated(name, {}, library_folder))
-    monkeypatch.setattr(gemv, "processors", lambda index: PROCESSORS)
-    generator = torch.Generator().manual_seed(rows + quarters)
-    codes = torch.randint(0, 256, (rows * columns * quarters // 32,), dtype=torch.uint8, generator=generator)
-    scale = (torch.rand(rows, generator=generator) + 0.5).half()
-    encoded = Encoded(out_features=rows, in_features=columns, tensors={"codes": codes, "row_scale": scale})
-    weight = make_quantizer(f"trellis-{quarters / 4:g}").decode(encoded).double()
-    for batch, dtype in [
-        (1, torch.float16),
-        (2, torch.bfloat16),
-        (3, torch.float16),
-        (8, torch.float16),
-        (13, torch.float16),
-    ]:
-        x = torch.randn(batch, columns, generator=generator).to(dtype)
-        y = torch.full((batch, rows), torch.nan, dtype=dtype)
-        gemv.multiply(codes, scale, x, y, quarters)
-        in_a_row = torch.full((batch, rows), torch.nan, dtype=dtype)
-        gemv.multiply(codes, scale, x, in_a_row, quarters, place=Place.IN_A_ROW)
-        assert torch.equal(in_a_row, y)
-        wanted = x.double() @ weight.T
-        rounding = 4e-4 if dtype == torch.float16 else 3e-3
-        assert ((y.double() - wanted).norm() / wanted.norm()).item() < rounding + (0.0 if batch <= 4 else 1.2e-2)
+    emulate_products(library_folder, monkeypatch, ORDERS[order])
+    quantizer = make_quantizer(f"trellis-{quarters / 4:g}")
+    check_products(quantizer, shape, (1, 3, 8, 13))
+    check_products(quantizer, shape, (2,), (torch.bfloat16,))
 
 
 def test_a_long_row_takes_several_passes(library_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Operands of a batch of 16 and 14,336 columns do not fit in shared memory: the product is made in parts."""
-    rows, columns, quarters, batch = 16, 14336, 8, 16
-    library = emulated("gemv_trellis", {"QUARTERS": quarters}, library_folder)
-    monkeypatch.setattr(gemv, "load", lambda name, device, defines: library)
-    monkeypatch.setattr(activation_bytes, "load", lambda name, device: emulated(name, {}, library_folder))
-    monkeypatch.setattr(gemv, "processors", lambda index: PROCESSORS)
-    generator = torch.Generator().manual_seed(1)
-    codes = torch.randint(0, 256, (rows * columns * quarters // 32,), dtype=torch.uint8, generator=generator)
-    scale = torch.ones(rows, dtype=torch.float16)
-    encoded = Encoded(out_features=rows, in_features=columns, tensors={"codes": codes, "row_scale": scale})
-    x = torch.randn(batch, columns, generator=generator).half()
-    y = torch.full((batch, rows), torch.nan, dtype=torch.float16)
-    gemv.multiply(codes, scale, x, y, quarters)
-    wanted = x.double() @ make_quantizer("trellis-2").decode(encoded).double().T
-    assert ((y.double() - wanted).norm() / wanted.norm()).item() < 1.3e-2
+    emulate_products(library_folder, monkeypatch, {})
+    check_products(make_quantizer("trellis-2"), (16, 14336), (16,))
 
 
 def test_the_sums_of_many_rows_leave_room_for_shorter_copies(
     library_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A head of 256,000 rows in segments of 512 columns: sums beside which the longest copies do not fit."""
-    rows, columns, quarters = 13600, 64, 16
-    library = emulated("gemv_trellis", {"QUARTERS": quarters}, library_folder)
-    monkeypatch.setattr(gemv, "load", lambda name, device, defines: library)
-    monkeypatch.setattr(activation_bytes, "load", lambda name, device: emulated(name, {}, library_folder))
-    monkeypatch.setattr(gemv, "processors", lambda index: 1)
-    generator = torch.Generator().manual_seed(2)
-    codes = torch.randint(0, 256, (rows * columns * quarters // 32,), dtype=torch.uint8, generator=generator)
-    scale = torch.ones(rows, dtype=torch.float16)
-    encoded = Encoded(out_features=rows, in_features=columns, tensors={"codes": codes, "row_scale": scale})
-    x = torch.randn(1, columns, generator=generator).half()
-    y = torch.full((1, rows), torch.nan, dtype=torch.float16)
-    gemv.multiply(codes, scale, x, y, quarters)
-    wanted = x.double() @ make_quantizer("trellis-4").decode(encoded).double().T
-    assert ((y.double() - wanted).norm() / wanted.norm()).item() < 4e-4
+    emulate_products(library_folder, monkeypatch, {}, processors=1)
+    check_products(make_quantizer("trellis-4"), (13600, 64), (1,))
 
 
 @pytest.mark.parametrize(("quarters", "order"), [(8, 0), (13, 0), (13, 2)])

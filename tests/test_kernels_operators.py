@@ -94,7 +94,7 @@ def test_a_table_of_the_checkpoint_is_used() -> None:
 class OnGpu:
     """Shape, dtype and device of a tensor on a GPU, which the rule for kernels asks for."""
 
-    is_cuda = True
+    is_cuda, device = True, torch.device("cuda", 0)
 
     def __init__(self, batch: int, columns: int, dtype: torch.dtype = torch.float16) -> None:
         self.shape, self.dtype = (batch, columns), dtype
@@ -124,15 +124,15 @@ class OnGpu:
 def test_when_a_kernel_makes_it(
     name: str, state_bits: int, rows: int, x: Any, wanted: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(operators, "_has_compiler", lambda: True)
+    monkeypatch.setattr(operators, "_has_kernels", lambda device: True)
     assert has_kernel(name, state_bits, rows, x) is wanted
-    monkeypatch.setattr(operators, "_has_compiler", lambda: False)
+    monkeypatch.setattr(operators, "_has_kernels", lambda device: False)
     assert not has_kernel(name, state_bits, rows, x)
     assert not has_dequantizer(name, state_bits, rows, x)
 
 
 def test_large_batches_take_the_dequantized_weight(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(operators, "_has_compiler", lambda: True)
+    monkeypatch.setattr(operators, "_has_kernels", lambda device: True)
     x: Any = OnGpu(512, 4096)
     assert not has_kernel("trellis-3", 17, 4096, x)
     assert has_dequantizer("trellis-3", 17, 4096, x)
@@ -145,13 +145,13 @@ def test_large_batches_take_the_dequantized_weight(monkeypatch: pytest.MonkeyPat
 def test_without_a_compiler_the_reference_says_so_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def none() -> str:
+    def none(device: torch.device) -> None:
         raise KernelUnavailableError("no nvcc: put it on PATH")
 
-    monkeypatch.setattr(operators, "compiler", none)
-    operators._has_compiler.cache_clear()
+    monkeypatch.setattr(operators, "usable", none)
+    operators._has_kernels.cache_clear()
     with caplog.at_level(logging.WARNING):
         assert not has_kernel("trellis-3", 17, 4096, OnGpu(1, 4096))  # type: ignore[arg-type]
         assert not has_kernel("trellis-3", 17, 4096, OnGpu(1, 4096))  # type: ignore[arg-type]
-    operators._has_compiler.cache_clear()
+    operators._has_kernels.cache_clear()
     assert [record.message.split(":")[0] for record in caplog.records] == ["no nvcc"]

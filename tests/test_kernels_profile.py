@@ -14,7 +14,7 @@ from transformers import Gemma3TextConfig, LlamaConfig, Qwen2Config, Qwen3Config
 
 from alloc.latency import read_latency
 from alloc.tables import read_tables
-from quantizers.kernels import chain, profile
+from quantizers.kernels import bench, chain, profile
 from quantizers.kernels.fused_shapes import fused_shapes
 from quantizers.kernels.rest_of_token import step, without_linears
 
@@ -70,8 +70,7 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
         asked.append((way.quantizer, batch))
         return [shape[0] / 64, shape[0] / 64 - 0.1, shape[0] / 64 + 0.3]
 
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(bench, "here", lambda: torch.device("cuda", 0))
     monkeypatch.setattr(profile, "build_all", lambda quantizers, device: None)
     monkeypatch.setattr(profile, "rest_microseconds", lambda config, batch, context, device: [100.0 * batch])
     monkeypatch.setattr(chain, "random_pool", lambda device: torch.zeros(16, dtype=torch.uint8))

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import ctypes
-from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
-from emulated_kernels import PROCESSORS, emulated, library_folder, needs_gxx, on_cpu
+from emulated_kernels import library_folder, needs_gxx, on_cpu
+from kernel_products import check_products, emulate_products, needs_gpu, needs_nvcc, with_random_table
 
 from quantizers import make_quantizer
-from quantizers.base import Encoded, Quantizer
-from quantizers.kernels import activation_bytes, gemv_table
-from quantizers.kernels.build import KernelUnavailableError, build, compiler
+from quantizers.kernels.build import KernelUnavailableError, build
 from quantizers.kernels.gemv_table import all_defines, instance, multiply
-from quantizers.kernels.place import Place
 
 __all__ = ["library_folder", "on_cpu"]
 # Few warps have more items than copies under way, and items of two strips, on matrices that take little time.
@@ -25,68 +22,6 @@ HALVES = [f"half-tcq-{rate}" for rate in ("1.75", "2.25", "3.25", "4.25", "4.75"
 VECTORS = [f"vq-{bits / 2:g}" for bits in range(3, 13)]
 PAIRS = [f"trellis2-{rate}" for rate in ("1", "1.5", "2", "2.5", "3", "3.5", "4")]
 SCALARS = [f"nuq-{bits}" for bits in range(2, 9)]
-
-
-def has_compiler() -> bool:
-    try:
-        compiler()
-    except KernelUnavailableError:
-        return False
-    return True
-
-
-@cache
-def with_random_table(name: str, state_bits: int) -> Quantizer:
-    """The quantizer with a codebook of random numbers, which is there at once and differs in every entry."""
-    quantizer = make_quantizer(name, state_bits)
-    shape = instance(quantizer).codebook_shape
-    if shape is None:
-        return quantizer
-    table = torch.randn(shape, generator=torch.Generator().manual_seed(len(shape) + shape[0]))
-    return quantizer.with_codebook(table[table.view(shape[0], -1)[:, 0].argsort()].half())
-
-
-def check_products(
-    name: str,
-    state_bits: int,
-    shape: tuple[int, int],
-    batches: tuple[int, ...],
-    dtypes: tuple[torch.dtype, ...],
-    device: str,
-) -> None:
-    """Random codes and activations, poisoned outputs, two runs."""
-    rows, columns = shape
-    quantizer = with_random_table(name, state_bits)
-    generator = torch.Generator().manual_seed(rows + columns)
-    size = quantizer.storage_bytes(rows, columns) - 2 * rows
-    codes = torch.randint(0, 256, (size,), dtype=torch.uint8, generator=generator)
-    scale = (torch.rand(rows, generator=generator) + 0.5).half()
-    encoded = Encoded(out_features=rows, in_features=columns, tensors={"codes": codes, "row_scale": scale})
-    table, computed = quantizer.codebook(), instance(quantizer).codebook_shape is None
-    for dtype in dtypes:
-        rounded = quantizer if table is None else quantizer.with_codebook(table.to(dtype).half())
-        weight = rounded.decode(encoded).double()
-        for batch in batches:
-            x = torch.randn(batch, columns, generator=generator).to(dtype)
-            products = []
-            for place in Place:
-                y = torch.full((batch, rows), torch.nan, dtype=dtype, device=device)
-                multiply(
-                    quantizer,
-                    None if table is None else table.to(device),
-                    codes.to(device),
-                    scale.to(device),
-                    x.to(device),
-                    y,
-                    place=place,
-                )
-                products.append(y.cpu().double())
-            same = [torch.equal(product, products[0]) for product in products]
-            assert all(same), "sums have one order: every run is the same"
-            wanted = x.double() @ weight.T
-            error = ((products[0] - wanted).norm() / wanted.norm()).item()
-            rounding = 4e-4 if dtype == torch.float16 else 3e-3  # of the output
-            assert error < rounding + (1.2e-2 if computed and batch > 4 else 0.0)  # then activations have 8 bits
 
 
 @needs_gxx
@@ -115,17 +50,14 @@ def check_products(
 def test_products_on_this_cpu(
     name: str, state_bits: int, order: int, library_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    defines = instance(make_quantizer(name, state_bits)).defines
-    library = emulated("gemv_table", {**defines, **ORDERS[order]}, library_folder)
-    monkeypatch.setattr(gemv_table, "load", lambda name, device, defines: library)
-    monkeypatch.setattr(gemv_table, "processors", lambda index: PROCESSORS)
-    monkeypatch.setattr(activation_bytes, "load", lambda name, device: emulated(name, {}, library_folder))
-    check_products(name, state_bits, (16, 64), (9,), (torch.float16,), "cpu")
-    check_products(name, state_bits, (80, 1088), (3,), (torch.float16,), "cpu")
-    check_products(name, state_bits, (48, 320), (1,), (torch.bfloat16,), "cpu")
+    emulate_products(library_folder, monkeypatch, ORDERS[order])
+    quantizer = with_random_table(name, state_bits)
+    check_products(quantizer, (16, 64), (9,))
+    check_products(quantizer, (80, 1088), (3,))
+    check_products(quantizer, (48, 320), (1,), (torch.bfloat16,))
 
 
-@pytest.mark.skipif(not has_compiler(), reason="no nvcc")
+@needs_nvcc
 @pytest.mark.parametrize("name", ["half-tcq-3.25", "trellis2-2", "vq-2", "nuq-6"])
 def test_every_template_compiles(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BITPALETTE_CACHE", str(tmp_path))
@@ -177,7 +109,7 @@ def test_what_the_kernel_does_not_take_is_refused() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not (torch.cuda.is_available() and has_compiler()), reason="needs a CUDA device and nvcc")
+@needs_gpu
 @pytest.mark.parametrize("shape", [(16, 64), (576, 576), (576, 1536), (4096, 4096), (256, 14336)])
 @pytest.mark.parametrize(
     ("name", "state_bits"),
@@ -185,4 +117,5 @@ def test_what_the_kernel_does_not_take_is_refused() -> None:
     + [(name, 12) for name in ("tcq-1.5", "tcq-2", "tcq-3", "tcq-5", "half-tcq-2.25", "half-tcq-4.25")],
 )
 def test_products_on_a_gpu(name: str, state_bits: int, shape: tuple[int, int]) -> None:
-    check_products(name, state_bits, shape, (1, 3, 8, 16), (torch.float16, torch.bfloat16), "cuda")
+    quantizer = with_random_table(name, state_bits)
+    check_products(quantizer, shape, (1, 3, 8, 16), (torch.float16, torch.bfloat16), device="cuda")

@@ -135,8 +135,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[int, int], i
         found.append((way.quantizer, shape, batch))
         return [2.0, 1.0, 4.0]
 
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(bench, "here", lambda: torch.device("cuda", 0))
     monkeypatch.setattr(bench, "build_all", lambda quantizers, device: None)
     monkeypatch.setattr(chain, "random_pool", lambda device: torch.zeros(16, dtype=torch.uint8))
     monkeypatch.setattr(chain, "read_limit", lambda pool: 3000.0)

@@ -11,12 +11,11 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-import torch
 from rich.progress import Progress
 
 from quantizers.kernels import hadamard
 from quantizers.kernels.block_rotation import BLOCK_BITS, takes
-from quantizers.kernels.build import KernelUnavailableError, architecture, build, compiler
+from quantizers.kernels.build import KernelUnavailableError, architecture, build, compiler, here
 from quantizers.kernels.gemv_table import all_defines
 from quantizers.rotation import MOST_BLOCK, Rotation
 from quantizers.trellis.computed import CONSTANTS
@@ -55,11 +54,19 @@ def hadamard_defines() -> set[tuple[int, int]]:
     return found
 
 
+def target() -> str:
+    """The architecture of the GPU at hand, else that of Hopper cards."""
+    try:
+        return architecture(here())
+    except KernelUnavailableError:
+        return HOPPER
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Build what is missing, several at a time."""
-    here = architecture(torch.device("cuda", torch.cuda.current_device())) if torch.cuda.is_available() else HOPPER
+    at_hand = target()
     parser = argparse.ArgumentParser(description="build all CUDA kernels ahead of time")
-    parser.add_argument("--arch", default=here, help=f"compute capability of the target, as nvcc writes it ({here})")
+    parser.add_argument("--arch", default=at_hand, help=f"the target as nvcc writes it, such as 80 or 89 ({at_hand})")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="compilers at a time")
     options = parser.parse_args(arguments)
     logging.basicConfig(level="INFO", format="%(message)s")

@@ -20,7 +20,7 @@ import torch
 from quantizers import names, palette
 from quantizers.base import Quantizer
 from quantizers.kernels import chain, gemv_table
-from quantizers.kernels.build import architecture, build
+from quantizers.kernels.build import KernelUnavailableError, architecture, build, here
 from quantizers.kernels.gemv import MOST_BATCH
 from quantizers.kernels.packed_product import has_kernel
 from quantizers.kernels.products import Dense, Packed, PyTorchInt4, Way
@@ -54,15 +54,21 @@ def chosen(patterns: Sequence[str]) -> list[Quantizer]:
 
 
 def begun(patterns: Sequence[str]) -> tuple[list[Quantizer], torch.device]:
-    """Of a command: what it runs and where; SystemExit where there is no such quantizer or no GPU."""
+    """Of a command: what it runs and where; SystemExit where there is no such quantizer or no GPU for it."""
     logging.basicConfig(level="INFO", format="%(message)s")
     try:
         quantizers = chosen(patterns)
     except ValueError as error:
         raise SystemExit(f"error: {error}") from None
-    if not torch.cuda.is_available():
-        raise SystemExit("error: no CUDA device: the kernels run on a GPU")
-    return quantizers, torch.device("cuda", torch.cuda.current_device())
+    return quantizers, found_gpu()
+
+
+def found_gpu() -> torch.device:
+    """The GPU of a command; SystemExit where there is none that kernels can be built for."""
+    try:
+        return here()
+    except KernelUnavailableError as error:
+        raise SystemExit(f"error: {error}") from None
 
 
 def build_all(quantizers: Sequence[Quantizer], device: torch.device) -> None:

@@ -24,14 +24,51 @@ SOURCES = Path(__file__).resolve().parent.parent.parent / "cuda"
 FLAGS = ("-std=c++17", "-O3", "--expt-relaxed-constexpr", "-lineinfo", "-shared", "-Xcompiler", "-fPIC")
 
 
+OLDEST = (8, 0)  # compute capability: asynchronous copies, and products of bytes in matrix instructions
+
+
 class KernelUnavailableError(RuntimeError):
-    """There is no CUDA device, or no nvcc to build for it."""
+    """There is no CUDA device, or it is too old, or there is no nvcc to build for it."""
 
 
+@cache
 def architecture(device: torch.device) -> str:
-    """`90a` for a Hopper card: the target that nvcc is given."""
+    """`90a` for a Hopper card: the target that nvcc is given. KernelUnavailableError on a card that is too old."""
     major, minor = torch.cuda.get_device_capability(device)
+    if (major, minor) < OLDEST:
+        raise KernelUnavailableError(
+            f"{torch.cuda.get_device_name(device)} has compute capability {major}.{minor}; "
+            f"the kernels need {OLDEST[0]}.{OLDEST[1]} or more"
+        )
     return f"{major}{minor}{'a' if major >= 9 else ''}"
+
+
+def card(arch: str) -> Mapping[str, int]:
+    """What cuda/card.cuh asks of an architecture: CAPABILITY, and MOST_SHARED, bytes of shared memory that a block may
+    have (CUDA programming guide)."""
+    capability = int(arch.rstrip("af"))
+    kilobytes = 163 if capability in (80, 87) else 227 if 90 <= capability < 120 else 99
+    return {"CAPABILITY": capability, "MOST_SHARED": kilobytes << 10}
+
+
+def most_shared(device: torch.device) -> int:
+    """Bytes of shared memory that a block may have on a GPU."""
+    return card(architecture(device))["MOST_SHARED"]
+
+
+def usable(device: torch.device) -> None:
+    """KernelUnavailableError unless kernels can be built for the device, a GPU."""
+    architecture(device)
+    compiler()
+
+
+def here() -> torch.device:
+    """The current GPU. KernelUnavailableError where there is none that kernels can be built for."""
+    if not torch.cuda.is_available():
+        raise KernelUnavailableError("no CUDA device: the kernels run on a GPU")
+    device = torch.device("cuda", torch.cuda.current_device())
+    usable(device)
+    return device
 
 
 def compiler() -> str:
@@ -45,7 +82,7 @@ def compiler() -> str:
 
 def compile_command(source: Path, target: Path, arch: str, defines: Mapping[str, int]) -> list[str]:
     """The nvcc command that makes the library `target`."""
-    given = [f"-D{name}={value}" for name, value in sorted(defines.items())]
+    given = [f"-D{name}={value}" for name, value in sorted({**card(arch), **defines}.items())]
     return [compiler(), *FLAGS, f"-gencode=arch=compute_{arch},code=sm_{arch}", *given, str(source), "-o", str(target)]
 
 
@@ -54,7 +91,7 @@ def library_path(name: str, arch: str, defines: Mapping[str, int]) -> Path:
     digest = hashlib.sha256()
     for path in [SOURCES / f"{name}.cu", *sorted(SOURCES.glob("*.cuh"))]:
         digest.update(path.read_bytes())
-    digest.update(repr((arch, sorted(defines.items()), FLAGS)).encode())
+    digest.update(repr((arch, sorted({**card(arch), **defines}.items()), FLAGS)).encode())
     return cache_folder() / "kernels" / f"{name}-{arch}-{digest.hexdigest()[:16]}.so"
 
 
@@ -75,16 +112,16 @@ def build(name: str, arch: str, defines: Mapping[str, int]) -> Path:
     return path
 
 
-@cache
-def _loaded(path: Path) -> ctypes.CDLL:
-    return ctypes.CDLL(str(path))
+@cache  # a hash of all sources would stand before every product
+def _loaded(name: str, arch: str, defines: frozenset[tuple[str, int]]) -> ctypes.CDLL:
+    return ctypes.CDLL(str(build(name, arch, dict(defines))))
 
 
 def load(name: str, device: torch.device, defines: Mapping[str, int] | None = None) -> ctypes.CDLL:
-    """The library for the device. KernelUnavailableError without CUDA or compiler."""
+    """The library for the device. KernelUnavailableError without CUDA or compiler, or on a card that is too old."""
     if device.type != "cuda":
         raise KernelUnavailableError(f"the kernels of cuda/{name}.cu run on a CUDA device, not on {device}")
-    return _loaded(build(name, architecture(device), defines or {}))
+    return _loaded(name, architecture(device), frozenset((defines or {}).items()))
 
 
 def check(status: int, what: str) -> None:

@@ -25,6 +25,7 @@ from transformers import PreTrainedConfig
 from quantizers import make_quantizer
 from quantizers.kernels import chain
 from quantizers.kernels.bench import build_all
+from quantizers.kernels.build import KernelUnavailableError
 from quantizers.kernels.lean_step import ATTENTION, USUAL_ATTENTION, LeanStep, check_family
 from quantizers.kernels.model_step import ModelStep
 from quantizers.kernels.predicted_step import LatencyTable, error_percent, head_us, products_us, read_table
@@ -87,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.basicConfig(level="INFO", format="%(message)s")
     try:
         measure_all(options)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, KernelUnavailableError) as error:
         raise SystemExit(f"error: {error}") from None
 
 

@@ -6,9 +6,10 @@ import ctypes
 
 import torch
 
-from quantizers.kernels.build import check, load
+from quantizers.kernels.build import check, load, most_shared
 
 BLOCK = 256
+OTHER_BYTES = 1 << 10  # of shared memory beside the costs
 
 
 class _Params(ctypes.Structure):
@@ -23,6 +24,11 @@ class _Params(ctypes.Structure):
         ("multiplier", ctypes.c_uint32),
         ("window", ctypes.c_int),
     )
+
+
+def fits(quarters: int, state_bits: int, device: torch.device) -> bool:
+    """Whether the shared memory of the device holds a cost of 4 bytes for every overlap."""
+    return (4 << state_bits - quarters // 4) + OTHER_BYTES <= most_shared(device)
 
 
 def search_paths(source: torch.Tensor, quarters: int, *, multiplier: int, window: int) -> torch.Tensor:

@@ -10,12 +10,13 @@ import numpy as np
 import torch
 
 from quantizers.kernels.block_rotation import flips
-from quantizers.kernels.build import check, load
+from quantizers.kernels.build import check, load, most_shared
 from quantizers.rotation import Rotation
 from quantizers.rotation.transform import block_factors, dense_factor
 
 MOST_ORDER = 128  # of the dense factor: its inputs are held in registers
 MOST_SIZE = 32768  # of a block: its numbers are held in shared memory
+DENSE_BYTES = 34 << 10  # of shared memory for the largest dense factor
 
 
 class _Params(ctypes.Structure):
@@ -41,6 +42,11 @@ def defines(rotation: Rotation) -> dict[str, int] | None:
     if len(orders) > 1 or (orders and orders[0] > MOST_ORDER) or not 32 <= size <= MOST_SIZE or size % 32 or power < 2:
         return None
     return {"POWER_BITS": power.bit_length() - 1, "ORDER": orders[0] if orders else 1}
+
+
+def fits(rotation: Rotation, device: torch.device) -> bool:
+    """Whether the shared memory of the device holds a Hadamard block: 4 bytes a number, and padding."""
+    return rotation.block * 17 // 4 + DENSE_BYTES <= most_shared(device)
 
 
 @lru_cache(maxsize=64)

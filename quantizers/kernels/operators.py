@@ -1,10 +1,10 @@
 """`torch.ops.bitpalette.product`: y = x W^T from packed codes, one operator for every quantizer and device; and
 `torch.ops.bitpalette.rotate`, R x.
 
-On a CUDA device with nvcc a kernel of cuda/ makes the product where there is one for the quantizer, the shape and the
-batch; everywhere else the weight is decoded by plain torch, which is the reference. Being an operator of
-`torch.library` it stands in graphs of torch.compile, and allocates nothing but its result: CUDA graphs hold it once a
-first call has built the kernel."""
+On a CUDA device of compute capability 8.0 or more, with nvcc, a kernel of cuda/ makes the product where there is one
+for the quantizer, the shape and the batch; everywhere else the weight is decoded by plain torch, which is the
+reference. Being an operator of `torch.library` it stands in graphs of torch.compile, and allocates nothing but its
+result: CUDA graphs hold it once a first call has built the kernel."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from quantizers import make_quantizer
 from quantizers.base import Encoded, Quantizer
 from quantizers.kernels import block_rotation, gemv, hadamard, packed_product
 from quantizers.kernels.activation_bytes import Form
-from quantizers.kernels.build import KernelUnavailableError, compiler
+from quantizers.kernels.build import KernelUnavailableError, usable
 from quantizers.kernels.dequantize import dequantize
 from quantizers.rotation import Rotation
 from quantizers.rotation.transform import scaled_signs
@@ -72,7 +72,7 @@ def _turned(x: torch.Tensor, rotation: Rotation) -> torch.Tensor:
         y = block_rotation.rotate(source, rotation, halves=True, form=Form.NONE).y
         assert y is not None
         return y
-    if x.is_cuda and x.dtype in KERNEL_DTYPES and hadamard.defines(rotation) and _has_compiler():
+    if _on_gpu(x) and hadamard.defines(rotation) and hadamard.fits(rotation, x.device):
         y = torch.empty_like(source.first)
         hadamard.rotate(source.first, y, rotation)
         return y
@@ -182,30 +182,32 @@ def has_kernel(quantizer: str, state_bits: int, out_features: int, x: torch.Tens
     taken = gemv.takes(out_features, in_features, 1) and 1 <= batch <= packed_product.most_batch(
         out_features, in_features
     )
-    if not (x.is_cuda and x.dtype in KERNEL_DTYPES and taken and _has_compiler()):
-        return False
-    return packed_product.has_kernel(_decoder(quantizer, state_bits))
+    return taken and _on_gpu(x) and packed_product.has_kernel(_decoder(quantizer, state_bits))
 
 
 def has_fused_rotation(source: block_rotation.Source, rotation: Rotation) -> bool:
     """Whether one launch makes and rotates this input."""
     x = source.first
-    return x.is_cuda and x.dtype in KERNEL_DTYPES and block_rotation.takes(rotation) and _has_compiler()
+    return block_rotation.takes(rotation) and _on_gpu(x)
 
 
 def has_dequantizer(quantizer: str, state_bits: int, out_features: int, x: torch.Tensor) -> bool:
     """Whether a kernel makes the 16-bit weight, for batches beyond those of `has_kernel`."""
-    if not (x.is_cuda and x.dtype in KERNEL_DTYPES and out_features % 16 == x.shape[1] % 16 == 0 and _has_compiler()):
+    if out_features % 16 or x.shape[1] % 16 or not _on_gpu(x):
         return False
     decoder = _decoder(quantizer, state_bits)
     return packed_product.has_kernel(decoder) and (isinstance(decoder, ComputedTrellis) or x.shape[1] % 64 == 0)
 
 
+def _on_gpu(x: torch.Tensor) -> bool:
+    return x.is_cuda and x.dtype in KERNEL_DTYPES and _has_kernels(x.device)
+
+
 @cache
-def _has_compiler() -> bool:
+def _has_kernels(device: torch.device) -> bool:
     try:
-        compiler()
+        usable(device)
     except KernelUnavailableError as error:
-        log.warning("%s; until then weights are decoded by plain torch, many times slower", error)
+        log.warning("%s; weights are decoded by plain torch, many times slower", error)
         return False
     return True

@@ -16,10 +16,9 @@ from collections.abc import Collection, Hashable, Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
-import torch
 
 from quantizers.kernels import chain
-from quantizers.kernels.bench import build_all, chosen
+from quantizers.kernels.bench import build_all, chosen, found_gpu
 from quantizers.kernels.fused_shapes import FusedShape, fused_shapes, head_shape, read_layers
 from quantizers.kernels.products import Dense, Packed, Way
 from quantizers.kernels.rest_of_token import rest_microseconds
@@ -117,9 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rows = without(kept(options.out), options.again, timed)
     except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from None
-    if not torch.cuda.is_available():
-        raise SystemExit("error: no CUDA device: products are timed on a GPU")
-    device = torch.device("cuda", torch.cuda.current_device())
+    device = found_gpu()
     build_all(quantizers, device)
     pool = chain.random_pool(device)
     record = {**chain.environment(device), "read_gigabytes_per_s": chain.read_limit(pool)}

@@ -7,8 +7,8 @@ from functools import cache
 
 import torch
 
-from quantizers.kernels.build import KernelUnavailableError, compiler
-from quantizers.kernels.encode import search_paths
+from quantizers.kernels.build import KernelUnavailableError, here
+from quantizers.kernels.encode import fits, search_paths
 from quantizers.trellis.computed import all_values, native_state_bits, shifts
 from quantizers.trellis.mixed_viterbi import closest_symbols
 
@@ -17,15 +17,14 @@ log = logging.getLogger(__name__)
 
 @cache
 def gpu() -> torch.device | None:
-    """The device that encodes, None where there is no GPU or no compiler for it."""
+    """The device that encodes, None where there is no GPU that kernels can be built for."""
     if not torch.cuda.is_available():
         return None
     try:
-        compiler()
+        return here()
     except KernelUnavailableError as error:
         log.warning("encoding on the CPU: %s", error)
         return None
-    return torch.device("cuda", torch.cuda.current_device())
 
 
 def closest_steps(
@@ -35,7 +34,7 @@ def closest_steps(
 
     points: (tiles, 256) int16 on the CPU, in units of the code, of size at most 700."""
     device = gpu()
-    if device is not None and state_bits == native_state_bits(quarters):
+    if device is not None and state_bits == native_state_bits(quarters) and fits(quarters, state_bits, device):
         points = points.to(device).contiguous()
         return search_paths(points, quarters, multiplier=multiplier, window=window).cpu()
     values = all_values(state_bits, multiplier).numpy()
