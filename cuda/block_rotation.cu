@@ -150,7 +150,7 @@ __global__ void __launch_bounds__(kThreads, 65536 / kMostRegisters / kThreads) r
   if (p.y) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const T pair[2] = {from_float<T>(v[2 * i] * scale), from_float<T>(v[2 * i + 1] * scale)};
+      alignas(4) const T pair[2] = {from_float<T>(v[2 * i] * scale), from_float<T>(v[2 * i + 1] * scale)};
       *reinterpret_cast<uint32_t*>(static_cast<T*>(p.y) + before + i * (kSize / 4)) = *reinterpret_cast<const uint32_t*>(pair);
     }
   }

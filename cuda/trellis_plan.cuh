@@ -40,7 +40,8 @@ template <bool Wide, Share S>
 struct Ring {
   // Up to which quarters of a bit 32 tiles, and 16.
   static constexpr int kMost32 = S ? (Wide ? 8 : 13) : (Wide ? 13 : 16), kMost16 = S ? (Wide ? 16 : 24) : 18;
-  static constexpr int kTiles = kLess ? tiles_within(kMostShared / (S ? 6 : 3)) : S == kTwoShort ? 24 : QUARTERS <= kMost32 ? 32 : QUARTERS <= kMost16 ? 16 : 8;
+  static constexpr int kHopper = S == kTwoShort ? 24 : QUARTERS <= kMost32 ? 32 : QUARTERS <= kMost16 ? 16 : 8;
+  static constexpr int kTiles = kLess ? tiles_within(kMostShared / (S ? 6 : 3)) : kHopper;
   static constexpr int kStages = !kLess && Wide && !S && QUARTERS > kMost32 && QUARTERS <= 16 ? 3 : 2;
   static constexpr int kBytes = kWarps * kStages * kTiles * 8 * QUARTERS;
   static constexpr int kRegisters = S ? 64 : Wide ? 128 : 96;
