@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from kernel_products import check_products, needs_gpu, needs_nvcc
+from checked_kernels import check_products, needs_gpu, needs_nvcc
 
 from quantizers import make_quantizer
 from quantizers.kernels import ahead

@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from emulated_kernels import PROCESSORS, emulated, library_folder, needs_gxx, on_cpu
-from kernel_products import (
+from checked_kernels import (
     check_products,
-    emulate_products,
+    check_weight,
+    emulate,
     needs_gpu,
     needs_nvcc,
-    random_encoded,
     with_random_table,
 )
+from emulated_kernels import library_folder, needs_gxx, on_cpu
 
-from quantizers.kernels import build, dequantize, dequantize_pairs, encode, hadamard
+from quantizers.kernels import build, encode, hadamard
 from quantizers.kernels.build import KernelUnavailableError, architecture, card
 from quantizers.rotation import Rotation
 from quantizers.trellis.computed import native_state_bits
@@ -85,7 +85,7 @@ def test_kernels_compile_for_ada(
 def test_products_on_a_smaller_card(
     name: str, kind: Mapping[str, int], library_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    emulate_products(library_folder, monkeypatch, dict(kind))
+    emulate(library_folder, monkeypatch, dict(kind))
     quantizer = with_random_table(name)
     check_products(quantizer, (16, 64), (9,))
     check_products(quantizer, (80, 1088), (1, 3))
@@ -107,7 +107,7 @@ def test_products_on_a_smaller_card(
 def test_the_largest_shapes_on_the_smallest_card(
     name: str, rows: int, columns: int, batch: int, library_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    emulate_products(library_folder, monkeypatch, dict(ADA), processors=1)
+    emulate(library_folder, monkeypatch, dict(ADA), processors=1)
     check_products(with_random_table(name), (rows, columns), (batch,))
 
 
@@ -115,22 +115,8 @@ def test_the_largest_shapes_on_the_smallest_card(
 @needs_gxx
 @pytest.mark.usefixtures("on_cpu")
 def test_weights_on_a_smaller_card(name: str, library_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (dequantize, dequantize_pairs):
-        monkeypatch.setattr(module, "processors", lambda index: PROCESSORS)
-        monkeypatch.setattr(
-            module, "load", lambda name, device, given: emulated(name, {**given, **ADA}, library_folder)
-        )
-    check_weight(name, (80, 832), "cpu")
-
-
-def check_weight(name: str, shape: tuple[int, int], device: str) -> None:
-    """Every weight within a rounding of the decoded one, none left unwritten."""
-    quantizer = with_random_table(name)
-    encoded, table = random_encoded(quantizer, *shape), quantizer.codebook()
-    codes, scale = (encoded.tensors[key].to(device) for key in ("codes", "row_scale"))
-    weight = torch.full(shape, torch.nan, dtype=torch.float16, device=device)
-    dequantize.dequantize(quantizer, None if table is None else table.to(device), codes, scale, weight)
-    assert torch.allclose(weight.float().cpu(), quantizer.decode(encoded), rtol=2**-10, atol=1e-6)
+    emulate(library_folder, monkeypatch, dict(ADA))
+    check_weight(with_random_table(name), (80, 832), torch.float16)
 
 
 @pytest.fixture
@@ -150,4 +136,4 @@ def test_a_gpu_with_less_shared_memory(name: str) -> None:
     quantizer = with_random_table(name)
     for shape in ((576, 1536), (4096, 4096), (256, 14336)):
         check_products(quantizer, shape, (1, 3, 8, 16), (torch.float16, torch.bfloat16), device="cuda")
-    check_weight(name, (1040, 4096), "cuda")
+    check_weight(quantizer, (1040, 4096), torch.float16, device="cuda")

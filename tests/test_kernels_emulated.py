@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from checked_kernels import check_products, emulate
 from emulated_kernels import emulated, library_folder, needs_gxx, on_cpu
-from kernel_products import check_products, emulate_products
 
 from quantizers import make_quantizer
 from quantizers.kernels import encode
@@ -30,7 +30,7 @@ pytestmark = [needs_gxx, pytest.mark.usefixtures("on_cpu")]
 def test_products_of_trellis_codes(
     quarters: int, order: int, shape: tuple[int, int], library_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    emulate_products(library_folder, monkeypatch, ORDERS[order])
+    emulate(library_folder, monkeypatch, ORDERS[order])
     quantizer = make_quantizer(f"trellis-{quarters / 4:g}")
     check_products(quantizer, shape, (1, 3, 8, 13))
     check_products(quantizer, shape, (2,), (torch.bfloat16,))
@@ -38,7 +38,7 @@ def test_products_of_trellis_codes(
 
 def test_a_long_row_takes_several_passes(library_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Operands of a batch of 16 and 14,336 columns do not fit in shared memory: the product is made in parts."""
-    emulate_products(library_folder, monkeypatch, {})
+    emulate(library_folder, monkeypatch, {})
     check_products(make_quantizer("trellis-2"), (16, 14336), (16,))
 
 
@@ -46,7 +46,7 @@ def test_the_sums_of_many_rows_leave_room_for_shorter_copies(
     library_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A head of 256,000 rows in segments of 512 columns: sums beside which the longest copies do not fit."""
-    emulate_products(library_folder, monkeypatch, {}, processors=1)
+    emulate(library_folder, monkeypatch, {}, processors=1)
     check_products(make_quantizer("trellis-4"), (13600, 64), (1,))
 
 

@@ -7,29 +7,25 @@ from typing import Any
 
 import pytest
 import torch
-from emulated_kernels import PROCESSORS, emulated, library_folder, needs_gxx, on_cpu
+from checked_kernels import emulate, needs_gpu, random_encoded
+from emulated_kernels import library_folder, needs_gxx, on_cpu
 from torch import nn
 
 from quantizers import make_quantizer
-from quantizers.base import Encoded
 from quantizers.embedding import QuantizedEmbedding
-from quantizers.kernels import dequantize, dequantize_pairs, look_up
+from quantizers.kernels import look_up
 from quantizers.kernels.operators import unrotate
 from quantizers.linear import QuantizedLinear
 from quantizers.rotation import Rotation
 
 __all__ = ["library_folder", "on_cpu"]
 NAMES = ("trellis-3.25", "trellis2-2", "half-tcq-2.25", "tcq-3", "nuq-3", "vq-1.5")
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device and nvcc")
 
 
 def packed(name: str, rows: int, columns: int) -> QuantizedLinear:
     """Random codes."""
-    quantizer, generator = make_quantizer(name), torch.Generator().manual_seed(rows)
-    size = quantizer.storage_bytes(rows, columns) - 2 * rows
-    codes = torch.randint(0, 256, (size,), dtype=torch.uint8, generator=generator)
-    scale = (torch.rand(rows, generator=generator) + 0.5).half()
-    encoded = Encoded(out_features=rows, in_features=columns, tensors={"codes": codes, "row_scale": scale})
+    quantizer = make_quantizer(name)
+    encoded = random_encoded(quantizer, rows, columns)
     return QuantizedLinear(quantizer, encoded, Rotation(in_features=columns, seed=0, group="e", most_block=2048))
 
 
@@ -44,9 +40,7 @@ def test_the_kernel_decodes_the_strips(name: str, library_folder: Path, monkeypa
         asked.append(weight.shape)
         return True
 
-    for module in (dequantize, dequantize_pairs):
-        monkeypatch.setattr(module, "load", lambda name, device, given: emulated(name, given, library_folder))
-        monkeypatch.setattr(module, "processors", lambda index: PROCESSORS)
+    emulate(library_folder, monkeypatch, {})
     layer = packed(name, 72, 64)
     rows = torch.randint(0, 72, (150,), generator=torch.Generator().manual_seed(1))
     rows[:3] = torch.tensor([71, 0, 16])

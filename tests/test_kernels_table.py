@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from checked_kernels import check_products, emulate, needs_gpu, needs_nvcc, with_random_table
 from emulated_kernels import library_folder, needs_gxx, on_cpu
-from kernel_products import check_products, emulate_products, needs_gpu, needs_nvcc, with_random_table
 
 from quantizers import make_quantizer
 from quantizers.kernels.build import KernelUnavailableError, build
@@ -50,7 +50,7 @@ SCALARS = [f"nuq-{bits}" for bits in range(2, 9)]
 def test_products_on_this_cpu(
     name: str, state_bits: int, order: int, library_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    emulate_products(library_folder, monkeypatch, ORDERS[order])
+    emulate(library_folder, monkeypatch, ORDERS[order])
     quantizer = with_random_table(name, state_bits)
     check_products(quantizer, (16, 64), (9,))
     check_products(quantizer, (80, 1088), (3,))

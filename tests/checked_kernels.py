@@ -1,4 +1,4 @@
-"""Products from packed codes against those of the decoded weights in float64, on a CPU by emulation or on a GPU."""
+"""What kernels make of packed codes against the decoded weights, on a CPU by emulation or on a GPU."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from emulated_kernels import PROCESSORS, emulated
 
 from quantizers import make_quantizer
 from quantizers.base import Encoded, Quantizer
-from quantizers.kernels import activation_bytes, gemv, gemv_table, packed_product
+from quantizers.kernels import activation_bytes, dequantize, dequantize_pairs, gemv, gemv_table, packed_product
 from quantizers.kernels.activation_bytes import Form
 from quantizers.kernels.build import KernelUnavailableError, compiler
 from quantizers.kernels.place import Place
@@ -31,15 +31,13 @@ needs_gpu = pytest.mark.skipif(
 )
 
 
-def emulate_products(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, more: dict[str, int], processors: int = PROCESSORS
-) -> None:
-    """From here on products and bytes are made by libraries for this CPU; more: defines, or orders of threads."""
+def emulate(folder: Path, monkeypatch: pytest.MonkeyPatch, more: dict[str, int], processors: int = PROCESSORS) -> None:
+    """From here on kernels of codes are libraries for this CPU; more: defines, or orders of threads."""
 
     def load(name: str, device: torch.device, defines: dict[str, int] | None = None) -> object:
         return emulated(name, {**(defines or {}), **more}, folder)
 
-    for module in (gemv, gemv_table):
+    for module in (gemv, gemv_table, dequantize, dequantize_pairs):
         monkeypatch.setattr(module, "load", load)
         monkeypatch.setattr(module, "processors", lambda index: processors)
     monkeypatch.setattr(activation_bytes, "load", lambda name, device: emulated(name, {}, folder))
@@ -95,3 +93,13 @@ def check_products(
             error = ((products[0] - wanted).norm() / wanted.norm()).item()
             rounding = 4e-4 if dtype == torch.float16 else 3e-3  # of the output
             assert error < rounding + (1.2e-2 if as_bytes and batch > 4 else 0.0)  # then activations have 8 bits
+
+
+def check_weight(quantizer: Quantizer, shape: tuple[int, int], dtype: torch.dtype, *, device: str = "cpu") -> None:
+    """Random codes: every weight within a rounding of the decoded one (float32), none left unwritten."""
+    encoded, table = random_encoded(quantizer, *shape), quantizer.codebook()
+    codes, scale = (encoded.tensors[name].to(device) for name in ("codes", "row_scale"))
+    weight = torch.full(shape, torch.nan, dtype=dtype, device=device)
+    dequantize.dequantize(quantizer, None if table is None else table.to(device), codes, scale, weight)
+    rounding = 2**-10 if dtype == torch.float16 else 2**-8
+    assert torch.allclose(weight.float().cpu(), quantizer.decode(encoded), rtol=rounding, atol=1e-6)
